@@ -1,0 +1,1 @@
+"""Compositional scene understanding through inverse generative modeling."""

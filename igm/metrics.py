@@ -1,0 +1,182 @@
+"""Scores of inferred concepts: matching, perception rate, estimation error, counts, and their intervals.
+
+Positions are (x, y) in [0, 1] image coordinates, distances are L2 in the same unit. B is the number of images.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial.distance import cdist
+
+RADII = (0.02, 0.05, 0.10)
+HEADLINE_RADIUS = 0.05
+
+# A prediction exactly on the border counts as within. Positions are stored in float32, which moves 0.5 + 0.05 by up to
+# 6e-8, so the border is drawn a little further out: far less than a pixel.
+_BORDER_TOLERANCE = 1e-6
+
+# Resamples are drawn in blocks of at most this many indices, to bound the memory for large test sets.
+_BLOCK_SIZE = 2_000_000
+
+
+def match_points(pred: ArrayLike, true: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Match predicted to true points one to one, with the least total L2 distance (Hungarian algorithm).
+
+    Args:
+        pred: predicted points, (N, 2); N may differ from M and may be 0.
+        true: true points, (M, 2).
+
+    Returns:
+        rows: (P,) indices into `pred`, P = min(N, M), ascending.
+        cols: (P,) indices into `true`; pred[rows[i]] is matched to true[cols[i]].
+        distances: (P,) L2 distance of each pair.
+
+    Raises:
+        ValueError: if an argument has another shape or a coordinate is not finite.
+    """
+    pred, true = _as_points(pred, "pred"), _as_points(true, "true")
+    costs = cdist(pred, true)  # (N, M)
+    rows, cols = linear_sum_assignment(costs)
+    return rows, cols, costs[rows, cols]
+
+
+def matched_distances(records: Iterable[Mapping[str, Any]]) -> tuple[list[np.ndarray], np.ndarray]:
+    """Match every record's positions and keep the distances.
+
+    Args:
+        records: result records of position tasks; those without ground truth are left out.
+
+    Returns:
+        distances: one array (P,) per image, P = min(num_pred, num_true).
+        num_true: (B,) number of true objects per image.
+    """
+    records = _with_truth(records)
+    distances = [match_points(record["conds_pred"], record["conds_true"])[2] for record in records]
+    return distances, np.array([len(record["conds_true"]) for record in records], dtype=np.int64)
+
+
+def num_within(distances: Sequence[np.ndarray], radius: float) -> np.ndarray:
+    """Count, per image, the matched pairs at most `radius` apart: list of B arrays (P,) -> (B,)."""
+    return np.array([np.count_nonzero(d <= radius + _BORDER_TOLERANCE) for d in distances], dtype=np.int64)
+
+
+def bootstrap_interval(
+    numerators: ArrayLike, denominators: ArrayLike, num_bootstrap: int = 1000, seed: int = 0, level: float = 0.95
+) -> list[float] | None:
+    """Interval of the ratio sum(numerators) / sum(denominators) by resampling images with replacement.
+
+    The images are the units that vary independently, so both sums are taken over the same resampled images. The same
+    seed and number of images give the same resamples, whatever the statistic.
+
+    Args:
+        numerators: (B,) per-image sums, e.g. objects found or squared errors.
+        denominators: (B,) per-image counts, e.g. objects or coordinates; all ones for a mean over images.
+        num_bootstrap: number of resamples.
+        seed: seed of the resamples.
+        level: share of the resampled ratios that the interval holds.
+
+    Returns:
+        [low, high], or None where the ratio does not exist (no image, or all denominators 0).
+
+    Raises:
+        ValueError: if the arguments are not two vectors of one length.
+    """
+    numerators, denominators = np.asarray(numerators, dtype=float), np.asarray(denominators, dtype=float)
+    if numerators.ndim != 1 or numerators.shape != denominators.shape:
+        raise ValueError(f"expected two vectors of one length, got shapes {numerators.shape} and {denominators.shape}")
+    if denominators.sum() == 0:
+        return None
+    num_images = len(numerators)
+    rng = np.random.default_rng(seed)
+    block = max(1, _BLOCK_SIZE // num_images)
+    ratios = []
+    for start in range(0, num_bootstrap, block):
+        images = rng.integers(num_images, size=(min(block, num_bootstrap - start), num_images))
+        top, bottom = numerators[images].sum(axis=1), denominators[images].sum(axis=1)
+        ratios.append(top[bottom > 0] / bottom[bottom > 0])  # a resample may miss every image that counts
+    low, high = np.quantile(np.concatenate(ratios), [(1 - level) / 2, (1 + level) / 2])
+    return [float(low), float(high)]
+
+
+def position_metrics(
+    records: Iterable[Mapping[str, Any]],
+    radii: Sequence[float] = RADII,
+    num_bootstrap: int = 1000,
+    seed: int = 0,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Score inferred positions.
+
+    - perception_rate: share of true objects whose matched prediction lies within the radius; a missing prediction is
+      an object not found, an extra prediction costs nothing here (see count_accuracy).
+    - estimation_error: mean squared error per coordinate over all matched pairs.
+    - estimation_error_perceived: the same over the pairs within 0.05.
+    - count_accuracy: share of images with as many predicted as true objects.
+
+    Args:
+        records: result records; those without ground truth are left out.
+        radii: radii of the perception rate, in [0, 1] image coordinates.
+        num_bootstrap: resamples of the images for the intervals.
+        seed: seed of the resamples.
+
+    Returns:
+        metrics: the four names above; perception_rate is a dict keyed by radius ("0.02", ...). A value that does not
+            exist (no pair, no image) is None.
+        ci95: the same keys, each [low, high] or None.
+    """
+    records = _with_truth(records)
+    distances, num_true = matched_distances(records)
+    # The sum over both coordinates of a pair's squared differences is its squared distance.
+    squared = [d**2 for d in distances]
+    near = [s[d <= HEADLINE_RADIUS + _BORDER_TOLERANCE] for s, d in zip(squared, distances, strict=True)]
+    ratios = {radius_name(radius): (num_within(distances, radius), num_true) for radius in radii}
+    metrics: dict[str, Any] = {"perception_rate": {}}
+    ci95: dict[str, Any] = {"perception_rate": {}}
+    for name, (top, bottom) in ratios.items():
+        metrics["perception_rate"][name] = _ratio(top, bottom)
+        ci95["perception_rate"][name] = bootstrap_interval(top, bottom, num_bootstrap, seed)
+    same_count = [record["num_pred"] == record["num_true"] for record in records]
+    for name, top, bottom in [
+        ("estimation_error", [s.sum() for s in squared], [2 * len(s) for s in squared]),
+        ("estimation_error_perceived", [s.sum() for s in near], [2 * len(s) for s in near]),
+        ("count_accuracy", same_count, np.ones(len(records))),
+    ]:
+        metrics[name] = _ratio(top, bottom)
+        ci95[name] = bootstrap_interval(top, bottom, num_bootstrap, seed)
+    return metrics, ci95
+
+
+def count_confusion(records: Iterable[Mapping[str, Any]]) -> dict[int, dict[int, int]]:
+    """Count the images by true and predicted number of objects: {num_true: {num_pred: images}}, keys ascending."""
+    confusion: dict[int, dict[int, int]] = {}
+    for true, pred in sorted((int(r["num_true"]), int(r["num_pred"])) for r in _with_truth(records)):
+        row = confusion.setdefault(true, {})
+        row[pred] = row.get(pred, 0) + 1
+    return confusion
+
+
+def radius_name(radius: float) -> str:
+    """The key of a radius in `perception_rate`: two decimals ("0.10"), more only where the radius has more."""
+    return f"{radius:.2f}" if float(f"{radius:.2f}") == radius else repr(float(radius))
+
+
+def _with_truth(records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [record for record in records if record["conds_true"] is not None]
+
+
+def _ratio(numerators: ArrayLike, denominators: ArrayLike) -> float | None:
+    total = float(np.sum(denominators))
+    return float(np.sum(numerators)) / total if total > 0 else None
+
+
+def _as_points(points: ArrayLike, name: str) -> np.ndarray:
+    array = np.asarray(points, dtype=float)
+    if array.size == 0:
+        return array.reshape(0, 2)  # an empty list has no second axis
+    if array.ndim != 2 or array.shape[1] != 2:
+        raise ValueError(f"`{name}` must have shape (N, 2), got {array.shape}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"`{name}` holds coordinates that are not finite: {array.tolist()}")
+    return array

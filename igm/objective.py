@@ -1,0 +1,81 @@
+"""Noise draws and the denoising error E || y - f_w(x_t, t) ||^2, which training and inference both minimise."""
+
+from dataclasses import dataclass
+
+import torch
+
+from igm.composition import compose
+from models.denoiser import Denoiser
+
+
+@dataclass
+class Noise:
+    """Draws of timestep and noise: `t` (N,) and `eps` (N, C, H, W)."""
+
+    t: torch.Tensor
+    eps: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.t)
+
+    def to(self, device: torch.device | str) -> "Noise":
+        """The same draws on another device."""
+        return Noise(self.t.to(device), self.eps.to(device))
+
+    def __getitem__(self, rows) -> "Noise":
+        return Noise(self.t[rows], self.eps[rows])
+
+
+def draw_noise(
+    num: int, shape: tuple[int, ...], t_range: tuple[int, int], generator: torch.Generator, *, stratified: bool = False
+) -> Noise:
+    """Draw timesteps uniformly from [low, high) and standard normal noise.
+
+    Drawn where the generator lives (the CPU, so that every device gives the same numbers).
+
+    Args:
+        num: N draws. shape: (C, H, W). stratified: one timestep from each of N equal parts of the range, which lowers
+            the variance of a mean over the draws without biasing it.
+    """
+    low, high = t_range
+    if stratified:
+        share = (torch.arange(num) + torch.rand(num, generator=generator)) / num
+    else:
+        share = torch.rand(num, generator=generator)
+    t = (low + share * (high - low)).long().clamp(max=high - 1)  # (N,)
+    return Noise(t, torch.randn(num, *shape, generator=generator))
+
+
+def offset_noise(eps: torch.Tensor, strength: float, generator: torch.Generator) -> torch.Tensor:
+    """Add one normal number per channel to the noise (crosslabs.org, diffusion with offset noise)."""
+    return eps + strength * torch.randn(*eps.shape[:2], 1, 1, generator=generator)
+
+
+def snr_weights(alphas_cumprod: torch.Tensor, t: torch.Tensor, gamma: float, prediction_type: str) -> torch.Tensor:
+    """Min-SNR-gamma weights (N,) of the error at t (Hang et al. 2023, eq. 6; v-prediction divides by SNR + 1)."""
+    abar = alphas_cumprod[t]
+    snr = abar / (1 - abar)
+    return snr.clamp(max=gamma) / (snr if prediction_type == "epsilon" else snr + 1)
+
+
+def composed_error(
+    denoiser: Denoiser,
+    x_0: torch.Tensor,
+    noise: Noise,
+    conds: torch.Tensor,
+    weights: torch.Tensor,
+    index: torch.Tensor,
+) -> torch.Tensor:
+    """Denoising error of one composition per image, on one draw per image.
+
+    Args:
+        x_0: latents (B, C, H, W). noise: B draws.
+        conds, weights, index: the P packed pairs of `composition.pack`.
+
+    Returns:
+        error (B,): squared error, mean over C, H, W.
+    """
+    x_t = denoiser.add_noise(x_0, noise.eps, noise.t)
+    prediction = compose(denoiser.predict_pairs(x_t, noise.t, conds, index), weights, index, len(x_0))  # (B, C, H, W)
+    target = denoiser.target(x_0, noise.eps, noise.t)
+    return (target - prediction).square().flatten(1).mean(1)

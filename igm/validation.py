@@ -1,0 +1,65 @@
+"""Validation pictures during training: input, each concept's generation, the composed generation."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from igm.composition import predictor
+from igm.figures import save_image_grid
+from models.denoiser import Denoiser
+from models.sampling import CompositionPipeline
+
+
+def validation_pictures(
+    denoiser: Denoiser, items: list[dict], *, scheduler: str, batch_size: int, num_inference_steps: int, seed: int
+) -> list[list[torch.Tensor]]:
+    """One row of pictures (3, R, R) per item: the input, its composed generation, and a generation from each concept alone.
+
+    All generations of an item start from the same noise.
+
+    Args:
+        items: dataset items with `pixel_values`, `conds` (K, D), `mask` (K,).
+        batch_size: images sampled at once.
+    """
+    pipeline = CompositionPipeline(denoiser, scheduler)
+    pipeline.set_progress_bar_config(disable=True)
+    device = denoiser.alphas_cumprod.device
+    rows = []
+    for number, item in enumerate(items):
+        masks = torch.cat([item["mask"][None], torch.diag(item["mask"])])  # all concepts, then each alone: (1 + K, K)
+        masks = masks[masks.sum(1) > 0].to(device)
+        conds = item["conds"].expand(len(masks), -1, -1).to(device)  # (1 + K, K, D)
+        pictures = []
+        for part in torch.arange(len(masks)).split(batch_size):
+            predict = predictor(denoiser, conds[part], masks[part])
+            generator = torch.Generator().manual_seed(seed + number)
+            pictures.append(
+                pipeline(predict, len(part), num_inference_steps=num_inference_steps, generator=generator).cpu()
+            )
+        rows.append([item["pixel_values"], *torch.cat(pictures)])
+    return rows
+
+
+def make_validator(
+    accelerator: Accelerator, denoiser: Denoiser, items: list[dict], output_dir: Path, **sampling
+) -> Callable[[int], None]:
+    """A function of the step that writes `<output_dir>/validation/step-<step>.png` and sends it to the trackers."""
+
+    def validate(step: int) -> None:
+        if accelerator.is_main_process:
+            network, denoiser.network = denoiser.network, accelerator.unwrap_model(denoiser.network)
+            denoiser.network.eval()
+            rows = validation_pictures(denoiser, items, **sampling)
+            denoiser.network.train()
+            denoiser.network = network
+            titles = ["input", "composed"] + [f"concept {k + 1}" for k in range(max(map(len, rows)) - 2)]
+            path = Path(output_dir) / "validation" / f"step-{step:06d}.png"
+            picture = np.asarray(save_image_grid(rows, path, column_titles=titles))
+            for tracker in accelerator.trackers:
+                tracker.log_images({"validation": picture[None]}, step=step)
+        accelerator.wait_for_everyone()
+
+    return validate

@@ -1,0 +1,236 @@
+"""The Denoiser: a network, its noise schedule and its codec behind one interface that inference and sampling share."""
+
+import json
+from pathlib import Path
+
+import torch
+from diffusers import DDPMScheduler
+from torch import nn
+
+from models import ModelError
+from models.codec import DEFAULT_MODEL, Codec, load_codec
+from models.unet import NETWORKS, PositionUNet, UNet2DConditionModel, build_network, cond_size, one_line, read_config
+
+NETWORK_DIR = "unet2dconditionmodel"  # the published code's name for it, whatever network it holds
+EMA_DIR = "unet2dconditionmodel_ema"
+META_FILE = "igm.json"
+
+
+class Denoiser(nn.Module):
+    """Predicts the noise of an image under one concept, and knows how images become noisy latents.
+
+    Args:
+        network: a UNet2DConditionModel or a PositionUNet, possibly wrapped (DDP, compile).
+        scheduler: alphas_cumprod and prediction type ("epsilon" or "v_prediction").
+        codec: image <-> latents; None where only latents are handled.
+        meta: facts measured on the training data that inference uses (resolution, min_separation, ...).
+
+    Raises:
+        ModelError: the scheduler predicts something else than epsilon or v.
+    """
+
+    def __init__(self, network: nn.Module, scheduler: DDPMScheduler, codec: Codec | None = None, meta: dict | None = None):
+        super().__init__()
+        kind = scheduler.config.prediction_type
+        if kind not in ("epsilon", "v_prediction"):
+            raise ModelError(f"prediction_type {kind!r} of the scheduler is not supported; use epsilon or v_prediction")
+        self.network, self.scheduler, self.codec, self.meta = network, scheduler, codec, meta or {}
+        self.shares_trunk = isinstance(getattr(network, "module", network), PositionUNet)
+        self.register_buffer("alphas_cumprod", scheduler.alphas_cumprod.float(), persistent=False)
+
+    @property
+    def num_timesteps(self) -> int:
+        """Length of the noise schedule."""
+        return len(self.alphas_cumprod)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the latents."""
+        config = getattr(self.network, "module", self.network).config
+        return config.in_channels, config.sample_size, config.sample_size
+
+    @property
+    def cond_size(self) -> int:
+        """D, the size of one condition."""
+        return cond_size(getattr(self.network, "module", self.network).config)
+
+    @property
+    def resolution(self) -> int:
+        """Side in pixels of the images that the network was trained on."""
+        return self.latent_shape[1] * self.codec.downsampling
+
+    def add_noise(self, x_0: torch.Tensor, eps: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, for t (B,)."""
+        signal, noise = self._signal_noise(t)
+        return signal * x_0 + noise * eps  # (B, C, H, W)
+
+    def target(self, x_0: torch.Tensor, eps: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """What the network should predict: eps, or v = sqrt(abar_t) eps - sqrt(1 - abar_t) x_0."""
+        if self.scheduler.config.prediction_type == "epsilon":
+            return eps
+        signal, noise = self._signal_noise(t)
+        return signal * eps - noise * x_0  # (B, C, H, W)
+
+    def _signal_noise(self, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        abar = self.alphas_cumprod[t].view(-1, 1, 1, 1)
+        return abar.sqrt(), (1 - abar).sqrt()
+
+    def predict_pairs(self, x_t: torch.Tensor, t: torch.Tensor, conds: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        """Predict for pairs (image, concept), so that padding is never computed (design identity 3).
+
+        Args:
+            x_t: noisy latents (B, C, H, W). t: timesteps (B,).
+            conds: (P, D), or (P, L, D) for text. index: (P,), the row of `x_t` that each pair belongs to.
+
+        Returns:
+            predictions (P, C, H, W), float32.
+        """
+        if self.shares_trunk:
+            return self.network(x_t, t, conds, index).float()
+        tokens = conds[:, None] if conds.ndim == 2 else conds  # (P, L, D)
+        return self.network(x_t[index], t[index], encoder_hidden_states=tokens).sample.float()
+
+    def predict(self, x_t: torch.Tensor, t: torch.Tensor, conds: torch.Tensor) -> torch.Tensor:
+        """Predict for K concepts of each image: x_t (B, C, H, W), t (B,), conds (B, K, D) -> (B, K, C, H, W)."""
+        b, k = conds.shape[:2]
+        index = torch.arange(b, device=x_t.device).repeat_interleave(k)
+        return self.predict_pairs(x_t, t, conds.flatten(0, 1), index).unflatten(0, (b, k))
+
+    def encode(self, images: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+        """Latents x_0 (B, C, H, W) of images (B, 3, R, R) in [-1, 1]: the posterior's mean, or a draw with a generator."""
+        with torch.no_grad():
+            mean, std = self.codec.posterior(images)
+        if generator is None:
+            return mean
+        return mean + std * torch.randn(mean.shape, generator=generator).to(mean)
+
+    def save_pretrained(self, folder: str | Path, **options) -> None:
+        """Write network, scheduler, codec and meta so that `from_pretrained` needs nothing else."""
+        folder = Path(folder)
+        getattr(self.network, "module", self.network).save_pretrained(folder / NETWORK_DIR, **options)
+        self.scheduler.save_pretrained(folder / "scheduler")
+        if self.codec is not None:
+            self.codec.save_pretrained(folder / "vae")
+        (folder / META_FILE).write_text(json.dumps(self.meta, indent=2) + "\n")
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        *,
+        codec: str | Path | None = None,
+        scheduler_config: str | Path | None = None,
+        ema: bool = True,
+        local_files_only: bool = False,
+    ) -> "Denoiser":
+        """Load a folder written by `save_pretrained`, a training `checkpoint-<step>`, or one of the published code.
+
+        Args:
+            folder: local folder, or a repository of the hub.
+            codec: folder or hub id of the codec where the folder has no `vae/` (default: the one it was trained with).
+            scheduler_config: used where the folder has no `scheduler/`.
+            ema: take the averaged weights where there are any.
+
+        Raises:
+            ModelError: no weights there, or not usable; one line with the mend.
+        """
+        folder = fetch_folder(folder, local_files_only)
+        network = load_network(folder, ema)
+        meta = read_config(folder / META_FILE, "file") if (folder / META_FILE).is_file() else {}
+        schedule = next((f for f in (folder / "scheduler" / "scheduler_config.json",) if f.is_file()), scheduler_config)
+        if schedule is None:
+            raise ModelError(f"checkpoint {folder} has no scheduler/; pass --scheduler_config")
+        if (folder / "vae").is_dir():
+            codec = folder
+        codec = load_codec(codec or meta.get("codec") or DEFAULT_MODEL, local_files_only=local_files_only)
+        denoiser = cls(network, load_scheduler(schedule), codec, meta)
+        check_codec(network.config, codec)
+        return denoiser.eval().requires_grad_(False)
+
+
+def load_scheduler(path: str | Path) -> DDPMScheduler:
+    """The training noise schedule from a scheduler_config.json.
+
+    Raises:
+        ModelError: no such file, or not a scheduler's.
+    """
+    config = read_config(path, "--scheduler_config")
+    if "beta_schedule" not in config and "beta_start" not in config:
+        raise ModelError(f"--scheduler_config {path} names no beta schedule; it is not a scheduler's config")
+    return DDPMScheduler.from_config({k: v for k, v in config.items() if not k.startswith("_")})
+
+
+def load_network(folder: Path, ema: bool = True) -> nn.Module:
+    """The network of a checkpoint, averaged weights first if `ema`.
+
+    Raises:
+        ModelError: no weights there, or of another shape than their config.
+    """
+    places = [folder / EMA_DIR] * ema + [folder / NETWORK_DIR, folder / "unet", folder]
+    place = next((p for p in places if (p / "config.json").is_file() and has_weights(p)), None)
+    if place is None:
+        raise ModelError(f"checkpoint {folder} holds no weights (looked for {NETWORK_DIR}/*.safetensors); name another")
+    config = read_config(place, "checkpoint")
+    network_class = NETWORKS.get(config.get("_class_name"), UNet2DConditionModel)
+    try:
+        return network_class.from_pretrained(place, use_safetensors=True, low_cpu_mem_usage=False)
+    except Exception as error:  # diffusers and safetensors raise many kinds for files that do not fit
+        raise ModelError(f"checkpoint {place} cannot be loaded ({one_line(error)}); name another") from None
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether a folder holds safetensors weights."""
+    return any(folder.glob("*.safetensors"))
+
+
+def fetch_folder(name: str | Path, local_files_only: bool) -> Path:
+    """A local folder as it is; anything else is fetched from the hub.
+
+    Raises:
+        ModelError: neither a folder nor a repository within reach.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    try:
+        from huggingface_hub import snapshot_download
+
+        patterns = ["*.json", "*.safetensors"]
+        return Path(snapshot_download(str(name), allow_patterns=patterns, local_files_only=local_files_only))
+    except Exception as error:  # hub and network libraries raise many kinds
+        raise ModelError(
+            f"--checkpoint {name} is neither a local folder nor a reachable repository ({one_line(error)})"
+        ) from None
+
+
+def build_denoiser(unet_config: str | Path, scheduler_config: str | Path, codec: Codec, meta: dict | None = None) -> Denoiser:
+    """A Denoiser with fresh weights from config files.
+
+    Raises:
+        ModelError: a config is missing, or does not fit the codec.
+    """
+    network = build_network(read_config(unet_config, "--unet_config"))
+    check_codec(network.config, codec)
+    return Denoiser(network, load_scheduler(scheduler_config), codec, meta)
+
+
+def check_codec(network_config: dict, codec: Codec) -> None:
+    """Raise ModelError unless a network takes the codec's latents."""
+    expected, given = network_config["in_channels"], codec.latent_channels
+    if expected != given:
+        raise ModelError(
+            f"the network takes latents of {expected} channels, the codec of --pretrained_model_name gives {given}; "
+            "use the codec that the network was made for"
+        )
+
+
+def check_resolution(network_config: dict, codec: Codec, resolution: int) -> None:
+    """Raise ModelError unless images of this side become latents that the network can halve as often as it does."""
+    levels = 2 ** (len(network_config["block_out_channels"]) - 1) * codec.downsampling
+    if resolution % levels:
+        raise ModelError(f"--resolution {resolution} is not divisible by {levels}, which this network and codec need")
+    side = resolution // codec.downsampling
+    if network_config.get("_class_name") == "PositionUNet" and side != network_config["sample_size"]:
+        raise ModelError(
+            f"--resolution {resolution} gives latents of side {side}, the network is made for "
+            f"{network_config['sample_size']}; use --resolution {network_config['sample_size'] * codec.downsampling}"
+        )

@@ -1,0 +1,170 @@
+"""Networks f(x_t, t | c) that predict the noise of an image given ONE concept.
+
+`UNet2DConditionModel` (diffusers) is the published one: the condition is a token of its cross-attention. `PositionUNet` is
+the small one: it sees the noisy image once, however many concepts are asked about.
+"""
+
+import json
+import math
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import ConfigMixin, ModelMixin, UNet2DConditionModel, UNet2DModel
+from diffusers.configuration_utils import register_to_config
+from torch import nn
+
+from models import ModelError
+
+
+class PositionUNet(ModelMixin, ConfigMixin):
+    """A UNet trunk for the noisy image and a small head for each position asked about.
+
+    f(x_t, t | c) = head(trunk(x_t, t), c): the trunk (a diffusers `UNet2DModel`) does not see the position, so K positions
+    of an image cost one trunk and K heads. The head knows the position through smooth maps on the latent grid (offsets to
+    the position under Gaussian windows of several widths), which scale and shift the trunk's features; all is
+    differentiable in the position.
+
+    Args:
+        sample_size: side of the latent grid.
+        in_channels: C, latent channels; the output has as many.
+        block_out_channels, layers_per_block, attention: the trunk; `attention` says which of its levels attend to all.
+        head_channels, head_layers: width and residual blocks of the head.
+        windows: widths of the Gaussian windows, in units of the image side.
+        cond_size: D; a position has 2.
+    """
+
+    _supports_gradient_checkpointing = True
+
+    @register_to_config
+    def __init__(
+        self,
+        sample_size: int = 8,
+        in_channels: int = 4,
+        block_out_channels: tuple[int, ...] = (96, 128),
+        layers_per_block: int = 1,
+        attention: tuple[bool, ...] = (False, False),
+        head_channels: int = 64,
+        head_layers: int = 1,
+        windows: tuple[float, ...] = (0.04, 0.08, 0.16, 0.32),
+        cond_size: int = 2,
+    ):
+        super().__init__()
+        self.trunk = UNet2DModel(
+            sample_size=sample_size,
+            in_channels=in_channels + 2,
+            out_channels=head_channels,
+            block_out_channels=tuple(block_out_channels),
+            layers_per_block=layers_per_block,
+            down_block_types=tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in attention),
+            up_block_types=tuple("AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attention)),
+            add_attention=any(attention),
+            attention_head_dim=32,
+            norm_num_groups=16,
+            resnet_time_scale_shift="scale_shift",
+        )
+        self.time_embedding = nn.Sequential(nn.Linear(64, head_channels), nn.SiLU())
+        self.where = nn.Sequential(
+            nn.Conv2d(2 + 6 * len(windows), head_channels, 1), nn.SiLU(), nn.Conv2d(head_channels, 2 * head_channels, 1)
+        )
+        self.blocks = nn.ModuleList(HeadBlock(head_channels) for _ in range(head_layers))
+        self.norm_out = nn.GroupNorm(8, head_channels)
+        self.conv_out = nn.Conv2d(head_channels, in_channels, 3, padding=1)
+        centres = (torch.arange(sample_size) + 0.5) / sample_size
+        grid = torch.stack(torch.meshgrid(centres, centres, indexing="xy"))  # (2, H, W), x then y
+        self.register_buffer("grid", grid, persistent=False)
+
+    def forward(self, x_t: torch.Tensor, t: torch.Tensor, conds: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        """Predict for pairs (image, position).
+
+        Args:
+            x_t: noisy latents (B, C, H, W). t: timesteps (B,). conds: positions (P, 2) in [0, 1].
+            index: (P,), the row of `x_t` that each position belongs to.
+
+        Returns:
+            predictions (P, C, H, W).
+        """
+        grid = (2 * self.grid - 1).to(x_t.dtype).expand(len(x_t), -1, -1, -1)  # (B, 2, H, W)
+        features = self.trunk(torch.cat([x_t, grid], dim=1), t).sample  # (B, F, H, W)
+        time = self.time_embedding(timestep_waves(t, 64).to(features.dtype))  # (B, F)
+        scale, shift = self.where(self.position_maps(conds).to(features.dtype)).chunk(2, dim=1)  # (P, F, H, W) each
+        h = features[index] * (1 + scale) + shift  # (P, F, H, W)
+        for block in self.blocks:
+            h = block(h, time[index])
+        return self.conv_out(F.silu(self.norm_out(h)))  # (P, C, H, W)
+
+    def position_maps(self, conds: torch.Tensor) -> torch.Tensor:
+        """Offsets to each position, and their first and second moments under Gaussian windows: (P, 2 + 6 S, H, W)."""
+        dx, dy = (self.grid[None].to(conds.dtype) - conds[:, :, None, None]).unbind(1)  # (P, H, W) each
+        maps = [dx, dy]
+        for width in self.config.windows:
+            u, v = dx / width, dy / width
+            window = torch.exp(-(u**2 + v**2) / 2)
+            maps += [window, window * u, window * v, window * u * u, window * u * v, window * v * v]
+        return torch.stack(maps, dim=1)
+
+
+class HeadBlock(nn.Module):
+    """Residual block with the time embedding as scale and shift; starts as the identity."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.norm1, self.norm2 = nn.GroupNorm(8, channels), nn.GroupNorm(8, channels)
+        self.conv1, self.conv2 = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
+        self.time = nn.Linear(channels, 2 * channels)
+        nn.init.zeros_(self.conv2.weight)
+        nn.init.zeros_(self.conv2.bias)
+
+    def forward(self, x: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        scale, shift = self.time(time)[:, :, None, None].chunk(2, dim=1)
+        return x + self.conv2(F.silu(self.norm2(h) * (1 + scale) + shift))
+
+
+def timestep_waves(t: torch.Tensor, size: int) -> torch.Tensor:
+    """Sines and cosines of t (B,) at `size` / 2 frequencies from 1 to 1/10000: (B, size)."""
+    frequencies = torch.exp(-math.log(10000) * torch.arange(size // 2, device=t.device) / (size // 2))
+    angles = t[:, None].float() * frequencies
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+NETWORKS = {"PositionUNet": PositionUNet}  # every other name is read as the published UNet2DConditionModel
+
+
+def read_config(path: str | Path, what: str) -> dict:
+    """Read a JSON config: the file itself, or `config.json` in a folder.
+
+    Raises:
+        ModelError: no such file, or not JSON; `what` names the option to mend.
+    """
+    path = Path(path)
+    file = path / "config.json" if path.is_dir() else path
+    try:
+        return json.loads(file.read_text())
+    except OSError:
+        raise ModelError(f"{what} {file} does not exist; give a JSON file such as those under configs/") from None
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise ModelError(f"{what} {file} is not JSON; compare it with those under configs/") from None
+
+
+def build_network(config: dict) -> ModelMixin:
+    """A network with fresh weights from its config; the published configs name a class that only they know.
+
+    Raises:
+        ModelError: the config does not describe a network.
+    """
+    network_class = NETWORKS.get(config.get("_class_name"), UNet2DConditionModel)
+    try:
+        return network_class.from_config({k: v for k, v in config.items() if k not in ("_class_name", "pos_type")})
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"network config is not usable: {one_line(error)}") from None
+
+
+def cond_size(network_config: dict) -> int:
+    """D, the size of one condition that a network takes."""
+    return network_config.get("cond_size") or network_config["cross_attention_dim"]
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of an exception's message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,39 @@
+"""Fit the linear codec of a small model: principal components of image patches.
+
+    python scripts/fit_codec.py --dataset_root DIR --output_dir outputs/clevr-codec
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from data import DataError
+from data.clevr import Clevr
+from igm.options import new_parser, positive, run
+from models.codec import PatchPCA
+
+
+def main() -> None:
+    parser = new_parser(__doc__.splitlines()[0])
+    parser.add_argument("--dataset_root", required=True, help="folder of CLEVR_v1.0")
+    parser.add_argument("--resolution", type=positive, default=64, help="images are resized to this square")
+    parser.add_argument("--patch_size", type=positive, default=8, help="side of a patch in pixels")
+    parser.add_argument("--latent_channels", type=positive, default=24, help="components kept")
+    parser.add_argument("--whitening", type=float, default=0.5, help="0 keeps the proportions of pixels, 1 equal variances")
+    parser.add_argument("--max_images", type=positive, default=5000, help="images used")
+    parser.add_argument("--output_dir", required=True, help="the codec goes to <output_dir>/vae")
+    options = parser.parse_args()
+    dataset = Clevr(options.dataset_root, resolution=options.resolution, max_images=options.max_images)
+    images = torch.stack([dataset[i]["pixel_values"] for i in tqdm(range(len(dataset)), "reading")])
+    codec = PatchPCA(options.patch_size, options.latent_channels, options.whitening)
+    kept = codec.fit(torch.cat([images, images.flip(-1)]))
+    codec.save_pretrained(Path(options.output_dir) / "vae")
+    print(f"{kept:.1%} of the variance of {len(images):,} images kept; saved {options.output_dir}/vae")
+
+
+if __name__ == "__main__":
+    run(main, DataError)

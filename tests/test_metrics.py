@@ -1,0 +1,121 @@
+"""Scores of positions on cases that can be checked by hand."""
+
+import numpy as np
+import pytest
+
+from igm.metrics import bootstrap_interval, count_confusion, match_points, position_metrics, radius_name
+
+
+def record(true, pred):
+    return {
+        "conds_true": true,
+        "conds_pred": pred,
+        "num_true": None if true is None else len(true),
+        "num_pred": len(pred),
+    }
+
+
+def test_match_points_undoes_a_permutation():
+    true = np.array([[0.1, 0.2], [0.5, 0.5], [0.9, 0.1]])
+    rows, cols, distances = match_points(true[[2, 0, 1]], true)
+    assert dict(zip(rows.tolist(), cols.tolist(), strict=True)) == {0: 2, 1: 0, 2: 1}
+    np.testing.assert_array_equal(distances, 0)
+
+
+def test_match_points_minimises_the_total_and_not_the_nearest_first():
+    # The nearest pair, 0.5 to 0.4, would leave 0.0 to 0.6: 0.7 in total instead of 0.5.
+    rows, cols, distances = match_points([[0.5, 0.0], [0.0, 0.0]], [[0.4, 0.0], [0.6, 0.0]])
+    assert (rows.tolist(), cols.tolist()) == ([0, 1], [1, 0])
+    np.testing.assert_allclose(distances, [0.1, 0.4])
+
+
+@pytest.mark.parametrize(("num_pred", "num_true"), [(2, 3), (3, 2), (0, 2), (2, 0), (0, 0)])
+def test_match_points_of_different_counts(num_pred, num_true):
+    points = np.linspace(0, 1, 6).reshape(3, 2)
+    rows, cols, distances = match_points(points[:num_pred], points[:num_true].tolist())
+    assert len(rows) == len(cols) == len(distances) == min(num_pred, num_true)
+
+
+def test_match_points_refuses_other_shapes_and_values():
+    with pytest.raises(ValueError, match="shape"):
+        match_points([[0.1, 0.2, 0.3]], [[0.1, 0.2]])
+    with pytest.raises(ValueError, match="not finite"):
+        match_points([[0.1, float("nan")]], [[0.1, 0.2]])
+
+
+def test_position_metrics_by_hand():
+    # Distances 0.05 (3-4-5 triangle), 0 and 0.5, in any order; then one missing; then one extra.
+    records = [
+        record([[0.1, 0.1], [0.5, 0.5], [0.9, 0.2]], [[0.9, 0.7], [0.13, 0.14], [0.5, 0.5]]),
+        record([[0.2, 0.2], [0.8, 0.8]], [[0.2, 0.21]]),
+        record([[0.4, 0.4]], [[0.4, 0.48], [0.0, 0.0]]),
+    ]
+    metrics, ci95 = position_metrics(records)
+    assert metrics["perception_rate"] == {"0.02": 2 / 6, "0.05": 3 / 6, "0.10": 4 / 6}
+    squares = [0.05**2, 0.0, 0.5**2, 0.01**2, 0.08**2]
+    assert metrics["estimation_error"] == pytest.approx(sum(squares) / 10)
+    assert metrics["estimation_error_perceived"] == pytest.approx((0.05**2 + 0.01**2) / 6)
+    assert metrics["count_accuracy"] == pytest.approx(1 / 3)
+    assert ci95.keys() == metrics.keys() and ci95["perception_rate"].keys() == metrics["perception_rate"].keys()
+    low, high = ci95["perception_rate"]["0.05"]
+    assert 0 <= low < 0.5 < high <= 1
+
+
+@pytest.mark.parametrize(("distance", "found"), [(0.05, 1), (0.0501, 0), (0.0499, 1)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_border_of_a_radius_counts_as_within(distance, found, dtype):
+    pred = np.array([[0.5 + distance, 0.3]], dtype=dtype)  # 0.55 - 0.5 > 0.05 in floating point
+    metrics, _ = position_metrics([record([[0.5, 0.3]], pred)], radii=(0.05,))
+    assert metrics["perception_rate"] == {"0.05": found}
+    assert (metrics["estimation_error_perceived"] is not None) == bool(found)
+
+
+def test_values_that_do_not_exist_are_none():
+    metrics, ci95 = position_metrics([record([[0.1, 0.1]], [[0.9, 0.9]])])
+    assert metrics["estimation_error_perceived"] is None and ci95["estimation_error_perceived"] is None
+    for records in ([], [record(None, [[0.1, 0.1]])]):
+        metrics, _ = position_metrics(records)
+        assert set(metrics["perception_rate"].values()) == {None}
+        assert metrics["estimation_error"] is None and metrics["count_accuracy"] is None
+    metrics, _ = position_metrics([record([[0.1, 0.1]], [])])
+    assert metrics["perception_rate"]["0.10"] == 0 and metrics["estimation_error"] is None
+
+
+def test_bootstrap_of_constant_data_has_no_width():
+    np.testing.assert_allclose(bootstrap_interval(np.full(20, 3), np.full(20, 4)), [0.75, 0.75])
+
+
+def test_bootstrap_is_seeded_and_agrees_with_the_normal_interval():
+    values, ones = np.random.default_rng(1).normal(5, 2, 400), np.ones(400)
+    interval = bootstrap_interval(values, ones, num_bootstrap=4000, seed=3)
+    assert interval == bootstrap_interval(values, ones, num_bootstrap=4000, seed=3)
+    assert interval != bootstrap_interval(values, ones, num_bootstrap=4000, seed=4)
+    half = 1.96 * values.std() / np.sqrt(400)
+    np.testing.assert_allclose(interval, [values.mean() - half, values.mean() + half], atol=0.02)
+
+
+def test_bootstrap_resamples_images_and_not_objects(monkeypatch):
+    # Two images, all or nothing: a resample is one of 0, 4/5 and 1, which resampled objects would not be.
+    assert bootstrap_interval([0, 4], [1, 4]) == [0, 1]
+    whole = bootstrap_interval(np.arange(7), np.ones(7), num_bootstrap=50)
+    monkeypatch.setattr("igm.metrics._BLOCK_SIZE", 7 * 8)  # blocks bound the memory and change nothing
+    assert bootstrap_interval(np.arange(7), np.ones(7), num_bootstrap=50) == whole
+
+
+def test_bootstrap_without_anything_to_count():
+    assert bootstrap_interval([], []) is None
+    assert bootstrap_interval([0, 0], [0, 0]) is None
+    assert bootstrap_interval([0, 1], [0, 1]) == [1, 1]  # resamples that miss the second image are left out
+    with pytest.raises(ValueError, match="one length"):
+        bootstrap_interval([1, 2], [1])
+
+
+def test_count_confusion():
+    points = [[0.1, 0.1]] * 4
+    counts = [(4, 3), (3, 3), (4, 4), (4, 3)]
+    records = [record(points[:true], points[:pred]) for true, pred in counts] + [record(None, points)]
+    assert count_confusion(records) == {3: {3: 1}, 4: {3: 2, 4: 1}}
+
+
+def test_radius_names():
+    assert [radius_name(radius) for radius in (0.02, 0.1, 0.125)] == ["0.02", "0.10", "0.125"]
