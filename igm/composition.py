@@ -53,3 +53,53 @@ def predictor(
         return compose(denoiser.predict_pairs(x_t, t, pair_conds, index), weights, index, len(x_t))
 
     return predict
+
+
+class ErrorMatrix:
+    """The denoising error of EVERY composition of M candidate concepts, from one forward pass per candidate and draw.
+
+    With r_i = y - f(x_t, t | g_i) on shared draws of (t, eps) and A_ij = E <r_i, r_j> / dim, weights that sum to 1 have the
+    denoising error L(w) = w^T A w, exactly. For others, with G_ij = E <f_i, f_j> / dim and b_i = E <f_i, y> / dim,
+    L(w) = E |y|^2 / dim - 2 b^T w + w^T G w; all three follow from the residuals and the target.
+
+    Args:
+        num_images: B. num_candidates: M. device: where the sums are kept, in float32.
+    """
+
+    def __init__(self, num_images: int, num_candidates: int, device: torch.device | str = "cpu"):
+        self.A = torch.zeros(num_images, num_candidates, num_candidates, device=device)
+        self.ry = torch.zeros(num_images, num_candidates, device=device)  # E <r_i, y> / dim
+        self.yy = torch.zeros(num_images, device=device)  # E <y, y> / dim
+        self.count = torch.zeros(num_images, device=device)  # draws so far
+
+    def add(self, image: int, predictions: torch.Tensor, targets: torch.Tensor) -> None:
+        """Add draws of one image: predictions (N, M, C, H, W), targets (N, C, H, W).
+
+        Raises:
+            FloatingPointError: a prediction is not finite.
+        """
+        n, m = predictions.shape[:2]
+        y = targets.flatten(1).float()  # (N, dim)
+        r = y[:, None] - predictions.flatten(2).float()  # (N, M, dim)
+        if not bool(r.isfinite().all()):
+            raise FloatingPointError(f"a prediction for image {image} is not finite; use --mixed_precision no")
+        dim, seen = y.shape[1], float(self.count[image])
+        scale, keep = 1 / (dim * (seen + n)), seen / (seen + n)
+        flat = r.transpose(0, 1).reshape(m, -1)  # (M, N dim)
+        self.A[image] = keep * self.A[image] + scale * (flat @ flat.T)
+        self.ry[image] = keep * self.ry[image] + scale * (r * y[:, None]).sum((0, 2))
+        self.yy[image] = keep * self.yy[image] + scale * y.square().sum()
+        self.count[image] += n
+
+    def error(self, weights: torch.Tensor) -> torch.Tensor:
+        """Denoising error (B, S) of compositions with weights (B, S, M), whatever they sum to."""
+        gap = 1 - weights.sum(2)  # y - sum w_i f_i = gap y + sum w_i r_i
+        quadratic = torch.einsum("bsm,bmn,bsn->bs", weights, self.A, weights)
+        return quadratic + 2 * gap * torch.einsum("bsm,bm->bs", weights, self.ry) + gap**2 * self.yy[:, None]
+
+    def errors_of_subsets(self, subsets: torch.Tensor) -> torch.Tensor:
+        """Denoising error (B, S) of the equal-weight compositions of subsets (B, S, K) of candidate numbers."""
+        b, s, k = subsets.shape
+        rows = self.A.gather(1, subsets.reshape(b, s * k, 1).expand(-1, -1, self.A.shape[2]))  # (B, S K, M)
+        cells = rows.view(b, s, k, -1).gather(3, subsets[:, :, None].expand(-1, -1, k, -1))  # (B, S, K, K)
+        return cells.mean((2, 3))

@@ -90,6 +90,16 @@ class Denoiser(nn.Module):
         tokens = conds[:, None] if conds.ndim == 2 else conds  # (P, L, D)
         return self.network(x_t[index], t[index], encoder_hidden_states=tokens).sample.float()
 
+    def share(self, x_t: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """What all concepts of a noisy image share, computed once: (x_t, t) itself, or the trunk's features."""
+        return self.network.encode(x_t, t) if self.shares_trunk else (x_t, t)
+
+    def predict_shared(self, shared: tuple[torch.Tensor, ...], conds: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        """`predict_pairs` from what `share` gave; for many questions about the same noisy images."""
+        if self.shares_trunk:
+            return self.network.decode(shared, conds, index).float()
+        return self.predict_pairs(*shared, conds, index)
+
     def predict(self, x_t: torch.Tensor, t: torch.Tensor, conds: torch.Tensor) -> torch.Tensor:
         """Predict for K concepts of each image: x_t (B, C, H, W), t (B,), conds (B, K, D) -> (B, K, C, H, W)."""
         b, k = conds.shape[:2]

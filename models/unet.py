@@ -84,9 +84,19 @@ class PositionUNet(ModelMixin, ConfigMixin):
         Returns:
             predictions (P, C, H, W).
         """
+        return self.decode(self.encode(x_t, t), conds, index)
+
+    def encode(self, x_t: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What all positions of a noisy image share: features (B, F, H, W) and time embedding (B, F)."""
         grid = (2 * self.grid - 1).to(x_t.dtype).expand(len(x_t), -1, -1, -1)  # (B, 2, H, W)
-        features = self.trunk(torch.cat([x_t, grid], dim=1), t).sample  # (B, F, H, W)
-        time = self.time_embedding(timestep_waves(t, 64).to(features.dtype))  # (B, F)
+        features = self.trunk(torch.cat([x_t, grid], dim=1), t).sample
+        return features, self.time_embedding(timestep_waves(t, 64).to(features.dtype))
+
+    def decode(
+        self, shared: tuple[torch.Tensor, torch.Tensor], conds: torch.Tensor, index: torch.Tensor
+    ) -> torch.Tensor:
+        """Predictions (P, C, H, W) for positions (P, 2), from what `encode` gave; `index` (P,) as in `forward`."""
+        features, time = shared
         scale, shift = self.where(self.position_maps(conds).to(features.dtype)).chunk(2, dim=1)  # (P, F, H, W) each
         h = features[index] * (1 + scale) + shift  # (P, F, H, W)
         for block in self.blocks:

@@ -1,0 +1,151 @@
+"""From images to records, scores and figures: what the evaluation scripts share."""
+
+import contextlib
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from PIL import Image
+from tqdm import tqdm
+
+from igm.figures import convergence_gif, perception_curve, position_sheet
+from igm.inference import Inferred, Posterior
+from igm.results import (
+    METRICS_BY_TASK,
+    RecordWriter,
+    clear_results,
+    library_versions,
+    merge_shards,
+    result_files,
+    shard_path,
+    write_summary,
+)
+from models.denoiser import Denoiser
+
+Infer = Callable[[Posterior, torch.Tensor, list[int]], Inferred]
+
+
+def evaluate(
+    denoiser: Denoiser,
+    groups: Mapping[str, torch.utils.data.Dataset],
+    infer: Infer,
+    output_dir: Path,
+    *,
+    task: str,
+    method: str,
+    options: dict,
+    checkpoint: str,
+    images_per_batch: int = 8,
+    mixed_precision: str = "no",
+    resume: bool = False,
+) -> dict:
+    """Infer every image of every group; write records as they come, then summary.json; return the summary.
+
+    Under several processes the images are shared out and the records gathered by the main one.
+
+    Args:
+        groups: name -> dataset whose items have `pixel_values`, `conds`, `mask`, `image_id`.
+        infer: (posterior, num_concepts (B,), image numbers) -> Inferred.
+        options: what determines the results; a resumed run must have the same.
+    """
+    state = PartialState()
+    output_dir = Path(output_dir)
+    options = {"task": task, "method": method, "checkpoint": checkpoint, **options}
+    if state.is_main_process and not resume:
+        clear_results(output_dir)
+    state.wait_for_everyone()
+    todo = [(name, i) for name, dataset in groups.items() for i in range(len(dataset))]
+    with RecordWriter(shard_path(output_dir, state.process_index, state.num_processes), resume, options) as writer:
+        todo = [(g, i) for g, i in todo if (g, groups[g].labels(i)["image_id"]) not in writer.finished]
+        mine = todo[state.process_index :: state.num_processes]
+        with tqdm(total=len(mine), unit="image", desc=method, disable=not state.is_main_process) as bar:
+            for first in range(0, len(mine), images_per_batch):
+                batch = mine[first : first + images_per_batch]
+                for record in infer_batch(denoiser, groups, batch, infer, mixed_precision, options.get("seed", 0)):
+                    writer.write(record)
+                bar.update(len(batch))
+    state.wait_for_everyone()
+    if not state.is_main_process:
+        return {}
+    records = merge_shards(result_files(output_dir), output_dir / "results.jsonl")
+    return write_summary(
+        output_dir / "summary.json",
+        task=task,
+        method=method,
+        records=records,
+        metrics_fn=METRICS_BY_TASK[task],
+        options=options,
+        versions=library_versions(),
+        checkpoint=checkpoint,
+    )
+
+
+def infer_batch(denoiser: Denoiser, groups: Mapping, batch: list, infer: Infer, precision: str, seed: int) -> list[dict]:
+    """Infer a batch of (group, item number); return its records."""
+    started = time.perf_counter()
+    items = [groups[name][i] for name, i in batch]
+    posterior = encode_images(denoiser, torch.stack([item["pixel_values"] for item in items]))
+    numbers = torch.stack([item["mask"].sum().long() for item in items])
+    with autocast(denoiser.alphas_cumprod.device, precision):
+        found = infer(posterior, numbers, [i for _, i in batch])
+    seconds = (time.perf_counter() - started) / len(batch)
+    return [
+        make_record(name, item, found, row, seconds, seed, groups[name].path_of(i))
+        for row, ((name, i), item) in enumerate(zip(batch, items, strict=True))
+    ]
+
+
+def make_record(group: str, item: dict, found: Inferred, row: int, seconds: float, seed: int, path: Path) -> dict:
+    """The record of one image; see `igm.results`."""
+    k = int(found.num_concepts[row])
+    true = item["conds"][item["mask"] > 0].tolist()
+    return {
+        "image_id": item["image_id"],
+        "group": group,
+        "conds_true": true,
+        "conds_pred": found.conds[row, :k].tolist(),
+        "num_true": len(true),
+        "num_pred": k,
+        "error": float(found.error[row]),
+        "confidence": None if found.confidence is None else float(found.confidence[row]),
+        "unet_evaluations": {"forward": int(found.forward[row]), "backward": int(found.backward[row])},
+        "seconds": seconds,
+        "seed": seed,
+        "image_path": str(path),
+    }
+
+
+@torch.no_grad()
+def encode_images(denoiser: Denoiser, images: torch.Tensor) -> Posterior:
+    """The posterior of images (B, 3, R, R), on the denoiser's device."""
+    return Posterior(*denoiser.codec.posterior(images.to(denoiser.alphas_cumprod.device)))
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
+    """Half-precision arithmetic of the network on request; sums over draws stay in float32."""
+    if precision == "no":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, {"fp16": torch.float16, "bf16": torch.bfloat16}[precision])
+
+
+def draw_figures(output_dir: Path, records: list[dict], max_images: int = 24) -> Path:
+    """One sheet per group and the perception curve, in `<output_dir>/figures`."""
+    folder = Path(output_dir) / "figures"
+    by_group = {name: [r for r in records if r["group"] == name] for name in dict.fromkeys(r["group"] for r in records)}
+    for name, members in by_group.items():
+        images = {r["image_id"]: Image.open(r["image_path"]).convert("RGB") for r in members[:max_images]}
+        position_sheet(images, members, folder / f"positions_{name}.png", max_images=max_images)
+    perception_curve(by_group, folder / "perception_rate.png")
+    return folder
+
+
+def animate(denoiser: Denoiser, dataset, number: int, infer: Infer, path: Path) -> None:
+    """Write an animation of one image's positions converging; `infer` must record a trajectory."""
+    item = dataset[number]
+    posterior = encode_images(denoiser, item["pixel_values"][None])
+    found = infer(posterior, item["mask"].sum().long()[None], [number])
+    true = item["conds"][item["mask"] > 0]
+    picture = Image.open(dataset.path_of(number)).convert("RGB")
+    convergence_gif(picture, found.trajectory[:, 0].numpy(), true.numpy(), path, best=int(found.extra["best"][0]))

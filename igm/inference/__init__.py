@@ -1,0 +1,82 @@
+"""Inference: the network is frozen, the concepts that best denoise an image are sought."""
+
+from dataclasses import dataclass, field
+
+import torch
+
+from igm.objective import Noise, draw_noise
+
+
+@dataclass
+class Posterior:
+    """An image batch as its codec sees it: `mean` and `std` of the latents, (B, C, H, W) each.
+
+    Computed once per image; the published code encodes the image again in every step.
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.mean)
+
+    def __getitem__(self, rows) -> "Posterior":
+        return Posterior(self.mean[rows], self.std[rows])
+
+
+@dataclass
+class Draws:
+    """Noise draws of a batch: `x_0` (B, N, C, H, W), a draw of the posterior each; `t` (B, N); `eps` as x_0."""
+
+    x_0: torch.Tensor
+    t: torch.Tensor
+    eps: torch.Tensor
+
+
+@dataclass
+class Inferred:
+    """What was found for a batch of images.
+
+    conds (B, K, D), padded beyond an image's own number; num_concepts (B,); error (B,), the denoising error of the
+    result on draws that every alternative shared; forward, backward (B,): network rows evaluated, one row being one
+    concept under one draw; confidence (B,) or None; trajectory (T, B, R, K, D) if recorded.
+    """
+
+    conds: torch.Tensor
+    num_concepts: torch.Tensor
+    error: torch.Tensor
+    forward: torch.Tensor
+    backward: torch.Tensor
+    confidence: torch.Tensor | None = None
+    trajectory: torch.Tensor | None = None
+    extra: dict = field(default_factory=dict)
+
+
+def image_generators(seed: int, image_numbers: list[int], stream: int) -> list[torch.Generator]:
+    """One generator per image, from the seed and the image's own number: results do not depend on the batching."""
+    return [torch.Generator().manual_seed(((seed * 64 + stream) << 32) + number) for number in image_numbers]
+
+
+def draw_for_images(
+    posterior: Posterior,
+    num_draws: int,
+    t_range: tuple[int, int],
+    generators: list[torch.Generator],
+    *,
+    stratified: bool,
+) -> Draws:
+    """N draws of (t, eps, x_0) for each image, each from its own generator."""
+    shape = posterior.mean.shape[1:]
+    noises, posterior_eps = [], []
+    for generator in generators:
+        noises.append(draw_noise(num_draws, shape, t_range, generator, stratified=stratified))
+        posterior_eps.append(torch.randn(num_draws, *shape, generator=generator))
+    mean, std = posterior.mean, posterior.std
+    x_0 = mean[:, None] + std[:, None] * torch.stack(posterior_eps).to(mean)  # (B, N, C, H, W)
+    t = torch.stack([noise.t for noise in noises]).to(mean.device)  # (B, N)
+    return Draws(x_0, t, torch.stack([noise.eps for noise in noises]).to(mean))
+
+
+def flatten_draws(draws: Draws) -> tuple[torch.Tensor, Noise]:
+    """The same with images and draws in one axis: x_0 (B N, C, H, W) and B N noises."""
+    return draws.x_0.flatten(0, 1), Noise(draws.t.flatten(), draws.eps.flatten(0, 1))

@@ -1,0 +1,190 @@
+"""The paper's method: gradient descent on the concepts through the frozen network."""
+
+import torch
+
+from igm.composition import compose
+from igm.inference import Inferred, Posterior, draw_for_images, flatten_draws, image_generators
+from models.denoiser import Denoiser
+
+START_MEAN, START_STD = 0.5, 0.13  # the published code's start
+CLIP_NORM = 1.0
+STEPS_PER_DRAW = 50  # noise of so many steps is drawn at once
+
+
+def infer_gradient(
+    denoiser: Denoiser,
+    posterior: Posterior,
+    num_concepts: torch.Tensor,
+    *,
+    num_steps: int = 2000,
+    learning_rate: float = 4e-3,
+    t_range: tuple[int, int] = (0, 500),
+    num_inits: int = 1,
+    num_draws: int = 64,
+    batch_size: int = 256,
+    seed: int = 0,
+    image_numbers: list[int] | None = None,
+    record_every: int = 0,
+) -> Inferred:
+    """Infer the positions in each image by gradient descent on its denoising error (published `infer_clevr.py`).
+
+    Minimises E_{t, eps} || y - (1/K) sum_k f(x_t, t | c_k) ||^2 over the c_k with Adam, the network frozen. Every start of
+    every image descends in one batch; the starts of an image share its draws, one (t, eps) per step. No unconditional
+    pass (it cancels), no encoding per step, no weight decay on the positions. The start with the lowest error on
+    `num_draws` fresh draws, shared by all starts, wins.
+
+    Args:
+        denoiser: in eval mode; read, never updated.
+        posterior: B images.
+        num_concepts: (B,), K of each image.
+        t_range: timesteps are drawn uniformly from [low, high).
+        num_inits: R independent starts per image, N(0.5, 0.13^2) in each coordinate.
+        batch_size: most pairs (start, concept) in the network at once; bounds the memory.
+        seed, image_numbers: an image's randomness depends on the seed and its own number only.
+        record_every: keep the positions of every so many steps in `trajectory`; 0 keeps none.
+
+    Returns:
+        Inferred; `extra["errors"]` (B, R) holds the error of every start.
+
+    Raises:
+        FloatingPointError: a prediction is not finite.
+    """
+    numbers = image_numbers or list(range(len(posterior)))
+    starts = image_generators(seed, numbers, stream=0)
+    noises = image_generators(seed, numbers, stream=1)
+    b, r, k, d = len(posterior), num_inits, int(num_concepts.max()), denoiser.cond_size
+    device = posterior.mean.device
+    conds = torch.stack([torch.randn(r, k, d, generator=g) for g in starts])  # (B, R, K, D)
+    conds = (START_MEAN + START_STD * conds).clamp(0, 1).to(device)
+    real = torch.arange(k, device=device) < num_concepts.to(device)[:, None, None]  # (B, 1, K)
+    pairs = Pairs(real.expand(b, r, k))
+    optimizer = torch.optim.AdamW([conds], lr=learning_rate, weight_decay=0.0)  # elementwise: rows never mix
+    trajectory = [conds.to("cpu", copy=True)] if record_every else []
+    for step in range(num_steps):
+        if step % STEPS_PER_DRAW == 0:
+            steps = min(STEPS_PER_DRAW, num_steps - step)
+            draws = draw_for_images(posterior, steps, t_range, noises, stratified=False)
+        now = step % STEPS_PER_DRAW
+        _, gradient = composition_gradient(
+            denoiser, draws.x_0[:, now], draws.t[:, now], draws.eps[:, now], conds, pairs, batch_size
+        )
+        conds.grad = clip_norm(gradient, CLIP_NORM)
+        optimizer.step()
+        conds.clamp_(0, 1)
+        if record_every and (step + 1) % record_every == 0:
+            trajectory.append(conds.to("cpu", copy=True))
+
+    errors = score_starts(denoiser, posterior, conds, pairs, t_range, num_draws, batch_size, seed, numbers)  # (B, R)
+    best = errors.argmin(1)  # (B,)
+    rows = num_concepts.to(device) * r
+    return Inferred(
+        conds=conds[torch.arange(b, device=device), best],
+        num_concepts=num_concepts,
+        error=errors.gather(1, best[:, None])[:, 0],
+        forward=rows * (num_steps + num_draws),
+        backward=rows * num_steps,
+        trajectory=torch.stack(trajectory) if trajectory else None,
+        extra={"errors": errors, "best": best},
+    )
+
+
+class Pairs:
+    """The real (image, start, concept) triples of a mask (B, R, K), in order.
+
+    image (P,): row of the noisy images; start (P,): row of the B R compositions; weights (P,): 1 / K.
+    """
+
+    def __init__(self, real: torch.Tensor):
+        self.shape = real.shape
+        self.image, start, self.slot = real.nonzero(as_tuple=True)
+        self.start = self.image * real.shape[1] + start
+        self.weights = (1.0 / real.sum(2))[self.image, start]
+
+    def pick(self, conds: torch.Tensor) -> torch.Tensor:
+        """The pairs' conditions (P, D) of conds (B, R, K, D)."""
+        return conds.flatten(0, 1)[self.start, self.slot]
+
+    def chunks(self, size: int) -> list[torch.Tensor]:
+        """Pair numbers in parts of about `size`, never cutting a composition in two."""
+        per_start = torch.bincount(self.start, minlength=self.shape[0] * self.shape[1])
+        ends = per_start.cumsum(0)
+        parts, first = [], 0
+        while first < int(ends[-1]):
+            fits = ends[(ends > first) & (ends <= first + size)]
+            last = int(fits[-1]) if len(fits) else int(ends[ends > first][0])
+            parts.append(torch.arange(first, last, device=self.start.device))
+            first = last
+        return parts
+
+
+def composition_gradient(
+    denoiser: Denoiser,
+    x_0: torch.Tensor,
+    t: torch.Tensor,
+    eps: torch.Tensor,
+    conds: torch.Tensor,
+    pairs: Pairs,
+    batch_size: int,
+    *,
+    with_gradient: bool = True,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Denoising error of every start's composition on one draw per image, and its gradient in the conditions.
+
+    Args:
+        x_0, eps: (B, C, H, W). t: (B,). conds: (B, R, K, D).
+
+    Returns:
+        errors (B, R), mean over C, H, W; gradient as conds, each start's own, or None.
+
+    Raises:
+        FloatingPointError: a prediction is not finite.
+    """
+    b, r = conds.shape[:2]
+    target = denoiser.target(x_0, eps, t)
+    with torch.no_grad():
+        shared = denoiser.share(denoiser.add_noise(x_0, eps, t), t)
+    errors = torch.zeros(b * r, device=x_0.device)
+    gradient = torch.zeros_like(conds.flatten(0, 1))  # (B R, K, D)
+    for part in pairs.chunks(batch_size):
+        first, last = int(pairs.start[part[0]]), int(pairs.start[part[-1]]) + 1  # whole compositions
+        with torch.set_grad_enabled(with_gradient):
+            picked = pairs.pick(conds)[part].requires_grad_(with_gradient)  # (P, D)
+            predictions = denoiser.predict_shared(shared, picked, pairs.image[part])  # (P, C, H, W)
+            composed = compose(predictions, pairs.weights[part], pairs.start[part] - first, last - first)
+            image = torch.arange(first, last, device=x_0.device) // r
+            error = (target[image] - composed).square().flatten(1).mean(1)  # (compositions,)
+        if not bool(error.isfinite().all()):
+            raise FloatingPointError(f"a prediction is not finite at timesteps {t.tolist()}; use --mixed_precision no")
+        errors[first:last] = error.detach()
+        if with_gradient:
+            gradient[pairs.start[part], pairs.slot[part]] = torch.autograd.grad(error.sum(), picked)[0]
+    return errors.view(b, r), gradient.view_as(conds) if with_gradient else None
+
+
+@torch.no_grad()
+def score_starts(
+    denoiser: Denoiser,
+    posterior: Posterior,
+    conds: torch.Tensor,
+    pairs: Pairs,
+    t_range: tuple[int, int],
+    num_draws: int,
+    batch_size: int,
+    seed: int,
+    numbers: list[int],
+) -> torch.Tensor:
+    """Denoising error (B, R) of every start on `num_draws` fresh stratified draws that an image's starts share."""
+    draws = draw_for_images(posterior, num_draws, t_range, image_generators(seed, numbers, stream=2), stratified=True)
+    total = torch.zeros(conds.shape[:2], device=conds.device)
+    for n in range(num_draws):
+        errors, _ = composition_gradient(
+            denoiser, draws.x_0[:, n], draws.t[:, n], draws.eps[:, n], conds, pairs, batch_size, with_gradient=False
+        )
+        total += errors
+    return total / num_draws
+
+
+def clip_norm(gradient: torch.Tensor, limit: float) -> torch.Tensor:
+    """Scale each start's gradient (B, R, K, D) down to a norm of at most `limit`, as if it ran alone."""
+    norm = gradient.flatten(2).norm(dim=2)[:, :, None, None]
+    return gradient * (limit / (norm + 1e-6)).clamp(max=1)

@@ -1,0 +1,179 @@
+"""Pursuit: a dictionary of positions priced by one error matrix, greedy addition and swaps, then a short refinement."""
+
+import torch
+
+from igm.composition import ErrorMatrix
+from igm.inference import Draws, Inferred, Posterior, draw_for_images, image_generators
+from igm.inference.gradient import Pairs, clip_norm, composition_gradient
+from models.denoiser import Denoiser
+
+GRID_MARGIN = 0.03  # the grid reaches so far beyond the training positions
+
+
+def candidate_grid(num_candidates: int, bounds: list[float] | None = None) -> torch.Tensor:
+    """About `num_candidates` positions on a regular grid over `bounds` (left, top, right, bottom): (M, 2)."""
+    left, top, right, bottom = bounds or (0.0, 0.0, 1.0, 1.0)
+    left, top = max(0.0, left - GRID_MARGIN), max(0.0, top - GRID_MARGIN)
+    right, bottom = min(1.0, right + GRID_MARGIN), min(1.0, bottom + GRID_MARGIN)
+    columns = max(1, round((num_candidates * (right - left) / (bottom - top)) ** 0.5))
+    rows = max(1, round(num_candidates / columns))
+    xs = left + (torch.arange(columns) + 0.5) / columns * (right - left)
+    ys = top + (torch.arange(rows) + 0.5) / rows * (bottom - top)
+    return torch.cartesian_prod(xs, ys)
+
+
+@torch.no_grad()
+def price_candidates(
+    denoiser: Denoiser, posterior: Posterior, candidates: torch.Tensor, draws: Draws, batch_size: int
+) -> ErrorMatrix:
+    """The error matrix of every image over the candidates (M, D), on the image's own draws.
+
+    At most `batch_size` pairs (draw, candidate) are in the network at once, or one draw's candidates if they are more.
+    """
+    m, device = len(candidates), posterior.mean.device
+    candidates = candidates.to(device)
+    matrix = ErrorMatrix(len(posterior), m, device)
+    for image in range(len(posterior)):
+        for part in torch.arange(draws.t.shape[1]).split(max(1, batch_size // m)):
+            x_0, t, eps = draws.x_0[image, part], draws.t[image, part], draws.eps[image, part]
+            shared = denoiser.share(denoiser.add_noise(x_0, eps, t), t)
+            index = torch.arange(len(part), device=device).repeat_interleave(m)
+            predictions = denoiser.predict_shared(shared, candidates.repeat(len(part), 1), index)  # (N M, C, H, W)
+            matrix.add(image, predictions.unflatten(0, (len(part), m)), denoiser.target(x_0, eps, t))
+    return matrix
+
+
+def pursue(A: torch.Tensor, num_concepts: int, allowed: torch.Tensor, max_swaps: int = 50) -> list[list[int]]:
+    """Find, for every K up to `num_concepts`, candidates whose equal-weight composition has a low error.
+
+    Greedy addition, then swaps of one member at a time until none lowers the error (orthogonal-matching-pursuit style),
+    using that the error of a set S is sum_{i, j in S} A_ij / |S|^2.
+
+    Args:
+        A: error matrix of one image (M, M).
+        allowed: (M, M) bool, whether two candidates may stand together; the diagonal is False.
+
+    Returns:
+        one list of candidate numbers per K = 1 ... `num_concepts`; fewer if no further candidate is allowed.
+    """
+    chosen: list[int] = []
+    sets = []
+    for _ in range(num_concepts):
+        best, error = best_addition(A, chosen, allowed)
+        if error == float("inf"):
+            break
+        chosen = [*chosen, best]
+        for _ in range(max_swaps):
+            before = A[chosen][:, chosen].mean()
+            trials = [(chosen[:i] + chosen[i + 1 :]) for i in range(len(chosen))]
+            found = [best_addition(A, rest, allowed) for rest in trials]
+            i = min(range(len(found)), key=lambda j: found[j][1])
+            if not found[i][1] < before * (1 - 1e-6):
+                break
+            chosen = [*trials[i], found[i][0]]
+        sets.append(chosen)
+    return sets
+
+
+def best_addition(A: torch.Tensor, chosen: list[int], allowed: torch.Tensor) -> tuple[int, float]:
+    """The candidate whose addition to `chosen` gives the lowest error, and that error (inf if none is allowed)."""
+    errors = A.diagonal() + 2 * A[chosen].sum(0) + A[chosen][:, chosen].sum()  # (M,)
+    errors = errors / (len(chosen) + 1) ** 2
+    if chosen:
+        errors = errors.masked_fill(~allowed[chosen].all(0), float("inf"))
+    best = int(errors.argmin())
+    return best, float(errors[best])
+
+
+def refine(
+    denoiser: Denoiser,
+    draws: Draws,
+    conds: torch.Tensor,
+    num_concepts: torch.Tensor,
+    *,
+    num_steps: int,
+    learning_rate: float,
+    batch_size: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Descend from conds (B, K, D) on the mean error over a fixed bank of draws; return them and their errors (B,)."""
+    b, n = draws.t.shape
+    k = conds.shape[1]
+    real = torch.arange(k, device=conds.device) < num_concepts.to(conds.device)[:, None]  # (B, K)
+    pairs = Pairs(real[:, None].repeat_interleave(n, dim=0))  # a draw of an image counts as an image with one start
+    x_0, t, eps = draws.x_0.flatten(0, 1), draws.t.flatten(), draws.eps.flatten(0, 1)
+    conds = conds.clone()
+    optimizer = torch.optim.AdamW([conds], lr=learning_rate, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, max(1, num_steps))
+    for step in range(num_steps + 1):
+        repeated = conds.repeat_interleave(n, dim=0)[:, None]  # (B N, 1, K, D)
+        errors, gradient = composition_gradient(
+            denoiser, x_0, t, eps, repeated, pairs, batch_size, with_gradient=step < num_steps
+        )
+        if step < num_steps:
+            gradient = gradient.view(b, n, k, -1).mean(1)  # (B, K, D)
+            conds.grad = clip_norm(gradient[:, None], 1.0)[:, 0]
+            optimizer.step()
+            schedule.step()
+            conds.clamp_(0, 1)
+    return conds, errors.view(b, n).mean(1)
+
+
+def infer_pursuit(
+    denoiser: Denoiser,
+    posterior: Posterior,
+    num_concepts: torch.Tensor,
+    *,
+    num_candidates: int = 256,
+    num_draws: int = 16,
+    t_range: tuple[int, int] = (0, 500),
+    min_separation: float = 0.05,
+    bounds: list[float] | None = None,
+    num_steps: int = 40,
+    learning_rate: float = 4e-3,
+    batch_size: int = 1024,
+    seed: int = 0,
+    image_numbers: list[int] | None = None,
+) -> Inferred:
+    """Infer positions from one error matrix over a grid of candidates, then leave the grid by a short gradient descent.
+
+    Args:
+        denoiser: in eval mode. posterior: B images. num_concepts: (B,), K of each image.
+        num_candidates: M, about; num_draws: N noise draws, stratified over `t_range`; N M network rows per image.
+        min_separation: candidates nearer than this exclude each other (objects are never nearer in training data).
+        bounds: left, top, right, bottom of the positions in training data; None: the whole image.
+        num_steps: refinement steps on the same N draws; learning_rate: theirs, falling to a tenth.
+        batch_size: most pairs in the network at once; bounds the memory.
+
+    Raises:
+        ValueError: more objects than candidates that may stand together.
+        FloatingPointError: a prediction is not finite.
+    """
+    numbers = image_numbers or list(range(len(posterior)))
+    device = posterior.mean.device
+    candidates = candidate_grid(num_candidates, bounds)
+    draws = draw_for_images(posterior, num_draws, t_range, image_generators(seed, numbers, stream=3), stratified=True)
+    matrix = price_candidates(denoiser, posterior, candidates, draws, batch_size)
+    allowed = torch.cdist(candidates, candidates) >= max(min_separation, 1e-6)  # (M, M)
+    conds = torch.zeros(len(posterior), int(num_concepts.max()), candidates.shape[1])
+    for image, k in enumerate(num_concepts.tolist()):
+        sets = pursue(matrix.A[image].cpu(), k, allowed)
+        if len(sets) < k:
+            raise ValueError(f"{k} objects asked for, {len(sets)} of the {len(candidates)} candidates may stand together")
+        conds[image, :k] = candidates[sets[-1]]
+    conds, error = refine(
+        denoiser,
+        draws,
+        conds.to(device),
+        num_concepts,
+        num_steps=num_steps,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+    )
+    rows = num_concepts.to(device) * num_draws
+    return Inferred(
+        conds=conds,
+        num_concepts=num_concepts,
+        error=error,
+        forward=rows * (num_steps + 1) + len(candidates) * num_draws,
+        backward=rows * num_steps,
+    )
