@@ -1,5 +1,6 @@
 """Infer the positions of the objects in CLEVR images with a trained model; score and draw them.
 
+Examples:
     python eval_clevr.py                                            the shipped model on generated scenes
     python eval_clevr.py --dataset_root CLEVR_v1.0 --checkpoint outputs/clevr/checkpoint-80000
 """
@@ -10,12 +11,33 @@ from pathlib import Path
 
 from data import DataError
 from data.clevr import Clevr
-from data.synthetic.clevr import sample_dataset
-from igm.evaluation import animate, draw_figures, evaluate
+from data.samples import sample_root
+from igm.evaluation import Infer, animate, evaluate, finish
 from igm.inference.gradient import infer_gradient
 from igm.inference.pursuit import infer_pursuit
-from igm.options import add_evaluation_options, add_model_options, add_run_options, int_range, new_parser, positive, run
-from igm.options import find_model, positive_float, report, set_up_evaluation
+from igm.options import (
+    add_evaluation_options,
+    add_model_options,
+    add_run_options,
+    determining,
+    find_model,
+    int_range,
+    load_denoiser,
+    new_parser,
+    not_negative,
+    positive,
+    positive_float,
+    run,
+    set_resolution,
+    usable_precision,
+)
+from models.denoiser import Denoiser
+
+SAMPLE_IMAGES = 12  # per group, of the embedded default
+DETERMINING = (
+    *("dataset_root", "split", "object_counts", "num_images", "learning_rate", "num_steps", "num_draws", "num_inits"),
+    *("timestep_range", "num_candidates", "min_separation"),
+)
 
 
 def parse_options() -> argparse.Namespace:
@@ -23,22 +45,100 @@ def parse_options() -> argparse.Namespace:
     parser = new_parser(__doc__.splitlines()[0])
     group = parser.add_argument_group("data")
     group.add_argument("--dataset_root", help="folder of CLEVR_v1.0; without it, generated scenes")
-    group.add_argument("--split", default="val", help="train or val")
+    group.add_argument("--split", default="val", choices=("train", "val"), help="CLEVR's test split has no scenes")
     group.add_argument("--object_counts", type=int_range, nargs="+", default=[(3, 5), (6, 8)], help="one group each")
-    group.add_argument("--num_images", type=positive, default=None, help="images per group (default 100, generated 12)")
-    group.add_argument("--resolution", type=positive, help="must be the checkpoint's own, which is the default")
+    group.add_argument("--num_images", type=positive, help=f"per group (default 100, generated {SAMPLE_IMAGES})")
+    group.add_argument("--resolution", type=positive, help="default: the checkpoint's own")
     group.add_argument("--skip_bad_images", action="store_true", help="leave out unreadable images, and count them")
     group = parser.add_argument_group("inference")
     group.add_argument("--method", choices=("pursuit", "gradient"), default="pursuit", help="gradient: as published")
-    group.add_argument("--num_inits", type=positive, default=10, help="gradient: starts per image")
-    group.add_argument("--num_steps", type=positive, help="steps (default: gradient 2000, pursuit's refinement 40)")
     group.add_argument("--learning_rate", type=positive_float, default=4e-3, help="of the positions")
-    group.add_argument("--num_draws", type=positive, help="noise draws (default: pursuit 16, gradient's selection 64)")
+    group.add_argument("--num_steps", type=positive, help="default: gradient 2000, pursuit's refinement 40")
+    group.add_argument("--num_draws", type=positive, help="default: pursuit 16, gradient's choice of a start 64")
+    group.add_argument("--num_inits", type=positive, default=10, help="gradient: starts per image")
     group.add_argument("--timestep_range", type=int, nargs=2, default=(0, 500), metavar=("LOW", "HIGH"))
     group.add_argument("--num_candidates", type=positive, default=256, help="pursuit: positions on the grid")
-    group.add_argument("--min_separation", type=positive_float, help="pursuit: default, as measured on training data")
-    group.add_argument("--animate", type=int, default=0, metavar="N", help="animate the first N images of each group")
+    group.add_argument("--min_separation", type=positive_float, help="pursuit (default: measured on training data)")
+    group.add_argument("--animate", type=not_negative, default=0, metavar="N", help="gradient: animate N per group")
     add_model_options(parser, "clevr-2D-pos")
     add_evaluation_options(parser)
     add_run_options(parser)
-    return parser.parse_args()
+    parser.set_defaults(tracker_project_name="clevr")
+    options = parser.parse_args()
+    if options.animate and options.method != "gradient":
+        parser.error("--animate shows the steps of --method gradient; add that")
+    low, high = options.timestep_range
+    if not 0 <= low < high <= 1000:
+        parser.error(f"--timestep_range {low} {high}: must go upwards within 0 to 1000")
+    return options
+
+
+def load_groups(options: argparse.Namespace) -> dict[str, Clevr]:
+    """One dataset per range of object counts; generated scenes where no --dataset_root is given."""
+    number = options.num_images or (100 if options.dataset_root else SAMPLE_IMAGES)
+    if options.dataset_root is None:
+        print("No --dataset_root: the shipped model infers generated scenes")
+    groups = {}
+    for low, high in options.object_counts:
+        root = options.dataset_root or sample_root((low, high), number)
+        groups[f"{low}-{high}"] = Clevr(
+            root, options.split, (low, high), max_images=number, skip_bad_images=options.skip_bad_images
+        )
+    return groups
+
+
+def choose_method(options: argparse.Namespace, denoiser: Denoiser) -> Infer:
+    """The inference function with its settings filled in."""
+    common = {
+        "t_range": tuple(options.timestep_range),
+        "learning_rate": options.learning_rate,
+        "batch_size": options.batch_size,
+        "seed": options.seed,
+    }
+    given = {"num_steps": options.num_steps, "num_draws": options.num_draws}
+    given = {name: value for name, value in given.items() if value is not None}
+    if options.method == "gradient":
+        return functools.partial(infer_gradient, denoiser, num_inits=options.num_inits, **common, **given)
+    separation = options.min_separation or denoiser.meta.get("min_separation", 0.05)
+    return functools.partial(
+        infer_pursuit,
+        denoiser,
+        num_candidates=options.num_candidates,
+        min_separation=separation,
+        bounds=denoiser.meta.get("bounds"),
+        **common,
+        **given,
+    )
+
+
+def main() -> None:
+    options = parse_options()
+    checkpoint = find_model(options, shipped="clevr-mini")
+    groups = load_groups(options)  # before the model: mistakes in the data show at once
+    denoiser = load_denoiser(options, checkpoint, cond_size=2)
+    set_resolution(options, denoiser, groups.values())
+    infer = choose_method(options, denoiser)
+    output_dir = Path(options.output_dir) / options.tracker_project_name / f"eval-{options.method}"
+    summary = evaluate(
+        denoiser,
+        groups,
+        infer,
+        output_dir,
+        task="clevr",
+        method=options.method,
+        options=determining(options, DETERMINING),
+        checkpoint=checkpoint,
+        images_per_batch=options.images_per_batch,
+        mixed_precision=usable_precision(options.mixed_precision, denoiser.device),
+        resume=options.resume,
+    )
+    if summary:
+        finish(summary, output_dir, figures=not options.no_figures)
+        for name, dataset in groups.items():
+            for number in range(min(options.animate, len(dataset))):
+                path = output_dir / "figures" / f"animation_{name}_{number}.gif"
+                animate(denoiser, dataset, number, functools.partial(infer, record_every=20), path)
+
+
+if __name__ == "__main__":
+    run(main, DataError)

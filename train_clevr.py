@@ -1,5 +1,6 @@
-"""Train a compositional diffusion model on CLEVR: the mean of the predictions for each object's position denoises the image.
+"""Train a compositional diffusion model on CLEVR: the mean of its predictions for each object denoises the image.
 
+Example:
     accelerate launch train_clevr.py --dataset_root CLEVR_v1.0
 """
 
@@ -43,7 +44,9 @@ def load_data(options: argparse.Namespace) -> tuple[Clevr, Clevr]:
 def main() -> None:
     options = parse_options()
     dataset, validation = load_data(options)
-    print(f"{len(dataset):,} training images ({dataset.num_skipped} bad ones left out) from {Path(options.dataset_root)}")
+    print(
+        f"{len(dataset):,} training images ({dataset.num_skipped} bad ones left out) from {Path(options.dataset_root)}"
+    )
     start_training(options, dataset, validation, meta={"task": "clevr", **dataset.statistics()}, cond_size=2)
 
 

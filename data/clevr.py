@@ -1,5 +1,6 @@
 """CLEVR v1.0 (Johnson et al. 2017): images with the 2-D positions of their objects.
 
+Layout:
     <root>/images/<split>/CLEVR_<split>_000000.png
     <root>/scenes/CLEVR_<split>_scenes.json        (or in <root>, as the published code has it, or beside the images)
 """

@@ -1,5 +1,6 @@
 """Training checkpoints: `<output_dir>/checkpoint-<step>/`, always complete, because they get that name last.
 
+Contents:
     unet2dconditionmodel/        the network in diffusers format, as the published code writes it
     unet2dconditionmodel_ema/    its running average, if kept
     scheduler/  igm.json         noise schedule, and facts that inference uses
@@ -21,7 +22,9 @@ STATE_FILE = "training.json"
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """Complete checkpoints of a run, oldest first by step."""
-    found = [p for p in Path(folder).glob("checkpoint-*") if p.name.removeprefix("checkpoint-").isdigit() and p.is_dir()]
+    found = [
+        p for p in Path(folder).glob("checkpoint-*") if p.name.removeprefix("checkpoint-").isdigit() and p.is_dir()
+    ]
     return sorted(found, key=lambda p: int(p.name.removeprefix("checkpoint-")))
 
 
@@ -53,7 +56,9 @@ def register_network_format(accelerator: Accelerator, denoiser: Denoiser, ema=No
 
     def load(models, input_dir):
         while models:
-            accelerator.unwrap_model(models.pop()).load_state_dict(load_network(Path(input_dir), ema=False).state_dict())
+            accelerator.unwrap_model(models.pop()).load_state_dict(
+                load_network(Path(input_dir), ema=False).state_dict()
+            )
         if ema is not None and (Path(input_dir) / EMA_DIR).is_dir():
             network = accelerator.unwrap_model(denoiser.network)
             ema.load_state_dict(type(ema).from_pretrained(Path(input_dir) / EMA_DIR, type(network)).state_dict())
@@ -103,6 +108,8 @@ def load_checkpoint(accelerator: Accelerator, path: Path, options: dict) -> int:
     state = json.loads((path / STATE_FILE).read_text())
     for name, value in options.items():
         if state.get(name, value) != value:
-            raise ValueError(f"{path} was trained with {name} = {state[name]}, now {value}; use the same, or start afresh")
+            raise ValueError(
+                f"{path} was trained with {name} = {state[name]}, now {value}; use the same, or start afresh"
+            )
     accelerator.load_state(str(path))
     return int(state["step"])

@@ -10,12 +10,13 @@ from accelerate import PartialState
 from PIL import Image
 from tqdm import tqdm
 
-from igm.figures import convergence_gif, perception_curve, position_sheet
+from igm.figures import convergence_gif, redraw
 from igm.inference import Inferred, Posterior
 from igm.results import (
     METRICS_BY_TASK,
     RecordWriter,
     clear_results,
+    format_table,
     library_versions,
     merge_shards,
     result_files,
@@ -82,13 +83,15 @@ def evaluate(
     )
 
 
-def infer_batch(denoiser: Denoiser, groups: Mapping, batch: list, infer: Infer, precision: str, seed: int) -> list[dict]:
+def infer_batch(
+    denoiser: Denoiser, groups: Mapping, batch: list, infer: Infer, precision: str, seed: int
+) -> list[dict]:
     """Infer a batch of (group, item number); return its records."""
     started = time.perf_counter()
     items = [groups[name][i] for name, i in batch]
     posterior = encode_images(denoiser, torch.stack([item["pixel_values"] for item in items]))
     numbers = torch.stack([item["mask"].sum().long() for item in items])
-    with autocast(denoiser.alphas_cumprod.device, precision):
+    with autocast(denoiser.device, precision):
         found = infer(posterior, numbers, [i for _, i in batch])
     seconds = (time.perf_counter() - started) / len(batch)
     return [
@@ -120,7 +123,7 @@ def make_record(group: str, item: dict, found: Inferred, row: int, seconds: floa
 @torch.no_grad()
 def encode_images(denoiser: Denoiser, images: torch.Tensor) -> Posterior:
     """The posterior of images (B, 3, R, R), on the denoiser's device."""
-    return Posterior(*denoiser.codec.posterior(images.to(denoiser.alphas_cumprod.device)))
+    return Posterior(*denoiser.codec.posterior(images.to(denoiser.device)))
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
@@ -130,15 +133,12 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
     return torch.autocast(device.type, {"fp16": torch.float16, "bf16": torch.bfloat16}[precision])
 
 
-def draw_figures(output_dir: Path, records: list[dict], max_images: int = 24) -> Path:
-    """One sheet per group and the perception curve, in `<output_dir>/figures`."""
-    folder = Path(output_dir) / "figures"
-    by_group = {name: [r for r in records if r["group"] == name] for name in dict.fromkeys(r["group"] for r in records)}
-    for name, members in by_group.items():
-        images = {r["image_id"]: Image.open(r["image_path"]).convert("RGB") for r in members[:max_images]}
-        position_sheet(images, members, folder / f"positions_{name}.png", max_images=max_images)
-    perception_curve(by_group, folder / "perception_rate.png")
-    return folder
+def finish(summary: dict, output_dir: Path, *, figures: bool = True) -> None:
+    """Print the table, draw the figures from the records, and say where everything is."""
+    print(f"\n{format_table(summary)}\n\nRecords and summary: {output_dir}")
+    if figures:
+        paths = redraw(output_dir)
+        print("Figures: " + " ".join(str(path) for path in paths))
 
 
 def animate(denoiser: Denoiser, dataset, number: int, infer: Infer, path: Path) -> None:

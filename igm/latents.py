@@ -39,7 +39,9 @@ def cache_path(folder: Path, dataset, codec: Codec) -> Path:
 
 
 @torch.no_grad()
-def build_cache(dataset, codec: Codec, folder: Path, *, device="cpu", batch_size: int = 64, num_workers: int = 0) -> Path:
+def build_cache(
+    dataset, codec: Codec, folder: Path, *, device="cpu", batch_size: int = 64, num_workers: int = 0
+) -> Path:
     """Encode every image once and write the posteriors; an existing complete file is kept.
 
     The file gets its name only when it is complete, so a run that is killed leaves no torn cache.

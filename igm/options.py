@@ -5,15 +5,19 @@ import dataclasses
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 
+from igm.checkpoints import list_checkpoints
 from igm.training import TrainingError, TrainSettings
 from models import ModelError
 from models.codec import DEFAULT_MODEL
+from models.denoiser import Denoiser, check_resolution
 from models.sampling import SCHEDULERS
+from models.unet import read_config
 
 ROOT = Path(__file__).resolve().parent.parent  # the project folder: configs/ and models/pretrained/ are in it
 
@@ -190,7 +194,9 @@ def choose_tracker(name: str) -> str | None:
     if name != "all" and name not in {str(kind) for kind in LoggerType}:
         raise ModelError(f"--report_to {name} is not known; use one of {', '.join(sorted(map(str, LoggerType)))}, none")
     if name != "all" and name not in map(str, get_available_trackers()):
-        warnings.warn(f"--report_to {name}: the package is not installed (pip install {name}); no tracker", stacklevel=2)
+        warnings.warn(
+            f"--report_to {name}: the package is not installed (pip install {name}); no tracker", stacklevel=2
+        )
         return None
     if name in ("wandb", "all"):
         wandb_offline_without_login()
@@ -210,3 +216,101 @@ def wandb_offline_without_login() -> None:
     if not logged_in:
         os.environ["WANDB_MODE"] = "offline"
         print("wandb: no login found; recording offline (later: wandb login, then wandb sync)")
+
+
+def add_evaluation_options(parser: argparse.ArgumentParser) -> None:
+    """What every evaluation script has besides data, method and model."""
+    group = parser.add_argument_group("evaluation")
+    group.add_argument("--checkpoint", help="folder, checkpoint-N, or hub id (default: newest of the run, or shipped)")
+    group.add_argument("--no_ema", action="store_true", help="the weights themselves, not their running average")
+    group.add_argument("--batch_size", type=positive, default=1024, help="most network rows at once")
+    group.add_argument("--images_per_batch", type=positive, default=8, help="images inferred together")
+    group.add_argument("--device", help="cuda, mps or cpu (default: the best there is)")
+    group.add_argument("--resume", action="store_true", help="skip the images that results.jsonl has")
+    group.add_argument("--no_figures", action="store_true", help="records and summary only")
+
+
+def find_model(options: argparse.Namespace, shipped: str) -> str:
+    """The checkpoint to evaluate: the one named, else the newest of the run's folder, else the shipped model.
+
+    The shipped model is taken only with the embedded data (no --dataset_root).
+
+    Raises:
+        ModelError: a dataset is given, but no checkpoint, and the run has none.
+    """
+    if options.checkpoint:
+        return options.checkpoint
+    if options.dataset_root is None:
+        return str(ROOT / "models" / "pretrained" / shipped)
+    run_dir = Path(options.output_dir) / options.tracker_project_name
+    found = list_checkpoints(run_dir)
+    if not found:
+        raise ModelError(f"no checkpoint-* in {run_dir}; pass --checkpoint (shipped: models/pretrained/{shipped})")
+    return str(found[-1])
+
+
+def load_denoiser(options: argparse.Namespace, checkpoint: str, cond_size: int) -> Denoiser:
+    """The Denoiser to evaluate, on the device asked for; the checkpoint's own configs win over the options'.
+
+    Raises:
+        ModelError: not found, not usable, or made for other conditions.
+    """
+    state = PartialState(cpu=options.device == "cpu") if "RANK" in os.environ else None
+    device = torch.device(options.device) if options.device else (state.device if state else best_device())
+    torch.backends.cuda.matmul.allow_tf32 = options.allow_tf32
+    denoiser = Denoiser.from_pretrained(
+        checkpoint,
+        codec=options.pretrained_model_name,
+        scheduler_config=options.scheduler_config,
+        ema=not options.no_ema,
+        local_files_only=options.local_files_only,
+    )
+    if denoiser.cond_size != cond_size:
+        raise ModelError(
+            f"--checkpoint {checkpoint} takes conditions of size {denoiser.cond_size}, this task's have {cond_size}; "
+            "name a checkpoint of this task"
+        )
+    note_other_config(options, denoiser)
+    return denoiser.to(device)
+
+
+def note_other_config(options: argparse.Namespace, denoiser: Denoiser) -> None:
+    """Say so when --unet_config differs from the checkpoint's own config, which is used."""
+    given = read_config(options.unet_config, "--unet_config")
+    own = denoiser.network.config
+    names = [
+        n for n, value in given.items() if not n.startswith("_") and n in own and to_list(own[n]) != to_list(value)
+    ]
+    if names:
+        print(
+            f"note: --unet_config differs from the checkpoint's own config in {', '.join(names)}; the checkpoint's is used"
+        )
+
+
+def to_list(value):
+    """Tuples as lists, as JSON has them."""
+    return list(value) if isinstance(value, tuple) else value
+
+
+def best_device() -> torch.device:
+    """CUDA, else Apple's MPS, else the CPU."""
+    kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    return torch.device(kind)
+
+
+def set_resolution(options: argparse.Namespace, denoiser: Denoiser, datasets: Iterable) -> None:
+    """Read images at the checkpoint's resolution, or at --resolution where the network can take it.
+
+    Raises:
+        ModelError: the network cannot take it.
+    """
+    resolution = options.resolution or denoiser.resolution
+    check_resolution(denoiser.network.config, denoiser.codec, resolution)
+    for dataset in datasets:
+        dataset.resolution = resolution
+
+
+def determining(options: argparse.Namespace, names: Iterable[str]) -> dict:
+    """The options that determine results, to be stored beside them: `names`, and those that every evaluation has."""
+    common = ("seed", "mixed_precision", "resolution", "no_ema", "pretrained_model_name")
+    return {name: getattr(options, name) for name in (*names, *common)}

@@ -33,7 +33,9 @@ def start_training(options: argparse.Namespace, dataset, validation, *, meta: di
         ModelError, DataError, TrainingError: a mistake of the user's, in one line.
     """
     if size_of_cond(read_config(options.unet_config, "--unet_config")) != cond_size:
-        raise ModelError(f"--unet_config {options.unet_config} is for other conditions; this dataset's have size {cond_size}")
+        raise ModelError(
+            f"--unet_config {options.unet_config} is for other conditions; this dataset's have size {cond_size}"
+        )
     diffusers.utils.logging.set_verbosity_error()
     transformers.utils.logging.set_verbosity_error()
     run_dir = Path(options.output_dir) / options.tracker_project_name
@@ -102,7 +104,9 @@ def use_xformers(network: torch.nn.Module) -> None:
         print(f"xformers {cause} (pip install '.[xformers]'); using PyTorch's attention")
 
 
-def cache_latents(accelerator: Accelerator, dataset, denoiser: Denoiser, folder: Path, num_workers: int) -> CachedLatents:
+def cache_latents(
+    accelerator: Accelerator, dataset, denoiser: Denoiser, folder: Path, num_workers: int
+) -> CachedLatents:
     """The dataset with its posteriors computed once, by the main process."""
     denoiser.codec.to(accelerator.device)
     with accelerator.main_process_first():

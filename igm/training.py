@@ -278,8 +278,8 @@ class Meter:
         if not losses.isfinite().all():
             first = int((~losses.isfinite()).nonzero()[0]) // self.settings.gradient_accumulation_steps
             raise TrainingError(
-                f"the loss is {losses[~losses.isfinite()][0]} at step {self.step + 1 + first}; the last checkpoint is kept. "
-                "Lower --learning_rate, or use --mixed_precision bf16 or no"
+                f"loss {losses[~losses.isfinite()][0]} at step {self.step + 1 + first}; the last checkpoint is kept; "
+                "lower --learning_rate, or use --mixed_precision bf16 or no"
             )
         loss = losses.mean().item()
         elapsed = time.perf_counter() - self.time
@@ -289,7 +289,9 @@ class Meter:
             "images_per_second": (step - self.step) * self.images_per_step / elapsed,
         }
         self.bar.update(step - self.step)
-        self.bar.set_postfix({"loss": f"{loss:.4f}", "lr": f"{values['lr']:.1e}", "img/s": f"{values['images_per_second']:.0f}"})
+        self.bar.set_postfix(
+            {"loss": f"{loss:.4f}", "lr": f"{values['lr']:.1e}", "img/s": f"{values['images_per_second']:.0f}"}
+        )
         self.accelerator.log(values, step=step)
         self.losses, self.step, self.time = [], step, time.perf_counter()
 

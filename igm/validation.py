@@ -26,7 +26,7 @@ def validation_pictures(
     """
     pipeline = CompositionPipeline(denoiser, scheduler)
     pipeline.set_progress_bar_config(disable=True)
-    device = denoiser.alphas_cumprod.device
+    device = denoiser.device
     rows = []
     for number, item in enumerate(items):
         masks = torch.cat([item["mask"][None], torch.diag(item["mask"])])  # all concepts, then each alone: (1 + K, K)

@@ -29,7 +29,9 @@ class Denoiser(nn.Module):
         ModelError: the scheduler predicts something else than epsilon or v.
     """
 
-    def __init__(self, network: nn.Module, scheduler: DDPMScheduler, codec: Codec | None = None, meta: dict | None = None):
+    def __init__(
+        self, network: nn.Module, scheduler: DDPMScheduler, codec: Codec | None = None, meta: dict | None = None
+    ):
         super().__init__()
         kind = scheduler.config.prediction_type
         if kind not in ("epsilon", "v_prediction"):
@@ -37,6 +39,11 @@ class Denoiser(nn.Module):
         self.network, self.scheduler, self.codec, self.meta = network, scheduler, codec, meta or {}
         self.shares_trunk = isinstance(getattr(network, "module", network), PositionUNet)
         self.register_buffer("alphas_cumprod", scheduler.alphas_cumprod.float(), persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.alphas_cumprod.device
 
     @property
     def num_timesteps(self) -> int:
@@ -75,7 +82,9 @@ class Denoiser(nn.Module):
         abar = self.alphas_cumprod[t].view(-1, 1, 1, 1)
         return abar.sqrt(), (1 - abar).sqrt()
 
-    def predict_pairs(self, x_t: torch.Tensor, t: torch.Tensor, conds: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    def predict_pairs(
+        self, x_t: torch.Tensor, t: torch.Tensor, conds: torch.Tensor, index: torch.Tensor
+    ) -> torch.Tensor:
         """Predict for pairs (image, concept), so that padding is never computed (design identity 3).
 
         Args:
@@ -94,7 +103,9 @@ class Denoiser(nn.Module):
         """What all concepts of a noisy image share, computed once: (x_t, t) itself, or the trunk's features."""
         return self.network.encode(x_t, t) if self.shares_trunk else (x_t, t)
 
-    def predict_shared(self, shared: tuple[torch.Tensor, ...], conds: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    def predict_shared(
+        self, shared: tuple[torch.Tensor, ...], conds: torch.Tensor, index: torch.Tensor
+    ) -> torch.Tensor:
         """`predict_pairs` from what `share` gave; for many questions about the same noisy images."""
         if self.shares_trunk:
             return self.network.decode(shared, conds, index).float()
@@ -212,7 +223,9 @@ def fetch_folder(name: str | Path, local_files_only: bool) -> Path:
         ) from None
 
 
-def build_denoiser(unet_config: str | Path, scheduler_config: str | Path, codec: Codec, meta: dict | None = None) -> Denoiser:
+def build_denoiser(
+    unet_config: str | Path, scheduler_config: str | Path, codec: Codec, meta: dict | None = None
+) -> Denoiser:
     """A Denoiser with fresh weights from config files.
 
     Raises:

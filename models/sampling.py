@@ -42,7 +42,7 @@ class CompositionPipeline(DiffusionPipeline):
         Returns:
             images (B, 3, R, R), about [-1, 1].
         """
-        device = self.denoiser.alphas_cumprod.device
+        device = self.denoiser.device
         x_t = torch.randn(num_images, *self.denoiser.latent_shape, generator=generator).to(device)
         self.scheduler.set_timesteps(num_inference_steps, device=device)
         x_t = x_t * self.scheduler.init_noise_sigma

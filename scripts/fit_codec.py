@@ -1,5 +1,6 @@
 """Fit the linear codec of a small model: principal components of image patches.
 
+Example:
     python scripts/fit_codec.py --dataset_root DIR --output_dir outputs/clevr-codec
 """
 
@@ -23,7 +24,9 @@ def main() -> None:
     parser.add_argument("--resolution", type=positive, default=64, help="images are resized to this square")
     parser.add_argument("--patch_size", type=positive, default=8, help="side of a patch in pixels")
     parser.add_argument("--latent_channels", type=positive, default=24, help="components kept")
-    parser.add_argument("--whitening", type=float, default=0.5, help="0 keeps the proportions of pixels, 1 equal variances")
+    parser.add_argument(
+        "--whitening", type=float, default=0.5, help="0 keeps the proportions of pixels, 1 equal variances"
+    )
     parser.add_argument("--max_images", type=positive, default=5000, help="images used")
     parser.add_argument("--output_dir", required=True, help="the codec goes to <output_dir>/vae")
     options = parser.parse_args()

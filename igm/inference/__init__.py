@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from igm.objective import Noise, draw_noise
+from igm.objective import draw_noise
 
 
 @dataclass
@@ -75,8 +75,3 @@ def draw_for_images(
     x_0 = mean[:, None] + std[:, None] * torch.stack(posterior_eps).to(mean)  # (B, N, C, H, W)
     t = torch.stack([noise.t for noise in noises]).to(mean.device)  # (B, N)
     return Draws(x_0, t, torch.stack([noise.eps for noise in noises]).to(mean))
-
-
-def flatten_draws(draws: Draws) -> tuple[torch.Tensor, Noise]:
-    """The same with images and draws in one axis: x_0 (B N, C, H, W) and B N noises."""
-    return draws.x_0.flatten(0, 1), Noise(draws.t.flatten(), draws.eps.flatten(0, 1))

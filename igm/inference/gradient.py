@@ -3,7 +3,7 @@
 import torch
 
 from igm.composition import compose
-from igm.inference import Inferred, Posterior, draw_for_images, flatten_draws, image_generators
+from igm.inference import Inferred, Posterior, draw_for_images, image_generators
 from models.denoiser import Denoiser
 
 START_MEAN, START_STD = 0.5, 0.13  # the published code's start

@@ -158,7 +158,9 @@ def infer_pursuit(
     for image, k in enumerate(num_concepts.tolist()):
         sets = pursue(matrix.A[image].cpu(), k, allowed)
         if len(sets) < k:
-            raise ValueError(f"{k} objects asked for, {len(sets)} of the {len(candidates)} candidates may stand together")
+            raise ValueError(
+                f"{k} objects asked for, {len(sets)} of the {len(candidates)} candidates may stand together"
+            )
         conds[image, :k] = candidates[sets[-1]]
     conds, error = refine(
         denoiser,

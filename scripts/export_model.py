@@ -1,0 +1,33 @@
+"""Turn a training checkpoint into a folder to ship: averaged weights in float16, schedule, codec, facts.
+
+Example:
+    python scripts/export_model.py --checkpoint outputs/clevr-mini/checkpoint-7000 --output_dir models/pretrained/clevr-mini
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from igm.options import new_parser, run
+from models.denoiser import Denoiser
+
+
+def main() -> None:
+    parser = new_parser(__doc__.splitlines()[0])
+    parser.add_argument("--checkpoint", required=True, help="a checkpoint-<step> folder")
+    parser.add_argument("--pretrained_model_name", help="codec, where the checkpoint's own is elsewhere now")
+    parser.add_argument("--output_dir", required=True, help="folder to write")
+    options = parser.parse_args()
+    denoiser = Denoiser.from_pretrained(options.checkpoint, codec=options.pretrained_model_name)
+    denoiser.meta = {k: v for k, v in denoiser.meta.items() if k != "codec"}  # the codec is in the folder
+    denoiser.network.to(torch.float16)
+    denoiser.save_pretrained(options.output_dir)
+    size = sum(file.stat().st_size for file in Path(options.output_dir).rglob("*") if file.is_file())
+    print(f"{options.output_dir}: {size / 2**20:.1f} MiB")
+
+
+if __name__ == "__main__":
+    run(main)
