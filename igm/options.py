@@ -4,7 +4,6 @@ import argparse
 import dataclasses
 import os
 import sys
-import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -47,6 +46,12 @@ def fail(message: str) -> None:
     if "RANK" in os.environ:
         os._exit(2)
     sys.exit(2)
+
+
+def warn(message: str) -> None:
+    """Print one warning line, once per run: only the first process of a machine does."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(f"warning: {message}", file=sys.stderr)
 
 
 def positive(text: str) -> int:
@@ -175,7 +180,7 @@ def usable_precision(name: str, device: torch.device | str | None = None) -> str
     """The precision to use on this machine: fp16 on a CPU becomes float32, with a warning."""
     on_cpu = not torch.cuda.is_available() if device is None else torch.device(device).type == "cpu"
     if name == "fp16" and on_cpu:
-        warnings.warn("--mixed_precision fp16 needs a GPU; using float32", stacklevel=2)
+        warn("--mixed_precision fp16 needs a GPU; using float32")
         return "no"
     return name
 
@@ -194,9 +199,7 @@ def choose_tracker(name: str) -> str | None:
     if name != "all" and name not in {str(kind) for kind in LoggerType}:
         raise ModelError(f"--report_to {name} is not known; use one of {', '.join(sorted(map(str, LoggerType)))}, none")
     if name != "all" and name not in map(str, get_available_trackers()):
-        warnings.warn(
-            f"--report_to {name}: the package is not installed (pip install {name}); no tracker", stacklevel=2
-        )
+        warn(f"--report_to {name}: the package is not installed (pip install {name}); training goes on without it")
         return None
     if name in ("wandb", "all"):
         wandb_offline_without_login()
@@ -215,7 +218,7 @@ def wandb_offline_without_login() -> None:
         logged_in = False
     if not logged_in:
         os.environ["WANDB_MODE"] = "offline"
-        print("wandb: no login found; recording offline (later: wandb login, then wandb sync)")
+        warn("wandb has no login here; it records offline (later: wandb login, then wandb sync)")
 
 
 def add_evaluation_options(parser: argparse.ArgumentParser) -> None:

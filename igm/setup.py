@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration, set_seed
 
 from igm.latents import CachedLatents, build_cache, cache_path
-from igm.options import choose_tracker, train_settings, usable_precision
+from igm.options import choose_tracker, train_settings, usable_precision, warn
 from igm.training import TrainSettings, train
 from igm.validation import make_validator
 from models import ModelError
@@ -46,6 +46,7 @@ def start_training(options: argparse.Namespace, dataset, validation, *, meta: di
         log_with=tracker,
         project_config=ProjectConfiguration(str(run_dir), logging_dir=str(run_dir / options.logging_dir)),
     )
+    accelerator.print(f"{len(dataset):,} training images, {dataset.num_skipped} unreadable ones left out")
     settings = train_settings(options, len(dataset), accelerator.num_processes)
     set_seed(options.seed)  # the network's first weights; every process draws the same
     denoiser = make_denoiser(options, accelerator, meta)
@@ -101,7 +102,7 @@ def use_xformers(network: torch.nn.Module) -> None:
         network.enable_xformers_memory_efficient_attention()
     except (ImportError, ValueError) as error:
         cause = "is not installed" if isinstance(error, ImportError) else "needs CUDA"
-        print(f"xformers {cause} (pip install '.[xformers]'); using PyTorch's attention")
+        warn(f"xformers {cause} (pip install '.[xformers]'); using PyTorch's attention")
 
 
 def cache_latents(
@@ -119,7 +120,8 @@ def start_trackers(accelerator: Accelerator, options: argparse.Namespace, settin
     """Start the trackers; one that fails is dropped with a message, and training goes on."""
     config = {k: v for k, v in dataclasses.asdict(settings).items() if isinstance(v, int | float | str | bool)}
     try:
-        accelerator.init_trackers(options.tracker_project_name, config=config)
+        kwargs = {"wandb": {"dir": str(Path(accelerator.project_dir))}}
+        accelerator.init_trackers(options.tracker_project_name, config=config, init_kwargs=kwargs)
     except Exception as error:  # trackers raise whatever their services do
-        print(f"--report_to {options.report_to} could not start ({error}); training goes on without it")
+        warn(f"--report_to {options.report_to} could not start ({error}); training goes on without it")
         accelerator.trackers = []

@@ -54,8 +54,10 @@ def infer_gradient(
     noises = image_generators(seed, numbers, stream=1)
     b, r, k, d = len(posterior), num_inits, int(num_concepts.max()), denoiser.cond_size
     device = posterior.mean.device
-    conds = torch.stack([torch.randn(r, k, d, generator=g) for g in starts])  # (B, R, K, D)
-    conds = (START_MEAN + START_STD * conds).clamp(0, 1).to(device)
+    conds = torch.full((b, r, k, d), START_MEAN)
+    for i, (generator, own) in enumerate(zip(starts, num_concepts.tolist(), strict=True)):
+        conds[i, :, :own] += START_STD * torch.randn(r, own, d, generator=generator)
+    conds = conds.clamp(0, 1).to(device)  # (B, R, K, D)
     real = torch.arange(k, device=device) < num_concepts.to(device)[:, None, None]  # (B, 1, K)
     pairs = Pairs(real.expand(b, r, k))
     optimizer = torch.optim.AdamW([conds], lr=learning_rate, weight_decay=0.0)  # elementwise: rows never mix
