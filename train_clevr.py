@@ -5,7 +5,6 @@ Example:
 """
 
 import argparse
-from pathlib import Path
 
 from data import DataError
 from data.clevr import Clevr
@@ -44,9 +43,6 @@ def load_data(options: argparse.Namespace) -> tuple[Clevr, Clevr]:
 def main() -> None:
     options = parse_options()
     dataset, validation = load_data(options)
-    print(
-        f"{len(dataset):,} training images ({dataset.num_skipped} bad ones left out) from {Path(options.dataset_root)}"
-    )
     start_training(options, dataset, validation, meta={"task": "clevr", **dataset.statistics()}, cond_size=2)
 
 
