@@ -25,7 +25,7 @@ from igm.results import (
 )
 from models.denoiser import Denoiser
 
-Infer = Callable[[Posterior, torch.Tensor, list[int]], Inferred]
+Infer = Callable[..., Inferred]  # (posterior, num_concepts (B,), image_numbers=[...])
 
 
 def evaluate(
@@ -48,7 +48,7 @@ def evaluate(
 
     Args:
         groups: name -> dataset whose items have `pixel_values`, `conds`, `mask`, `image_id`.
-        infer: (posterior, num_concepts (B,), image numbers) -> Inferred.
+        infer: (posterior, num_concepts (B,), image_numbers=[...]) -> Inferred.
         options: what determines the results; a resumed run must have the same.
     """
     state = PartialState()
@@ -92,7 +92,7 @@ def infer_batch(
     posterior = encode_images(denoiser, torch.stack([item["pixel_values"] for item in items]))
     numbers = torch.stack([item["mask"].sum().long() for item in items])
     with autocast(denoiser.device, precision):
-        found = infer(posterior, numbers, [i for _, i in batch])
+        found = infer(posterior, numbers, image_numbers=[i for _, i in batch])
     seconds = (time.perf_counter() - started) / len(batch)
     return [
         make_record(name, item, found, row, seconds, seed, groups[name].path_of(i))
@@ -145,7 +145,7 @@ def animate(denoiser: Denoiser, dataset, number: int, infer: Infer, path: Path) 
     """Write an animation of one image's positions converging; `infer` must record a trajectory."""
     item = dataset[number]
     posterior = encode_images(denoiser, item["pixel_values"][None])
-    found = infer(posterior, item["mask"].sum().long()[None], [number])
+    found = infer(posterior, item["mask"].sum().long()[None], image_numbers=[number])
     true = item["conds"][item["mask"] > 0]
     picture = Image.open(dataset.path_of(number)).convert("RGB")
     convergence_gif(picture, found.trajectory[:, 0].numpy(), true.numpy(), path, best=int(found.extra["best"][0]))
