@@ -5,9 +5,11 @@ Layout:
     <root>/scenes/CLEVR_<split>_scenes.json        (or in <root>, as the published code has it, or beside the images)
 """
 
+import contextlib
 import hashlib
 import json
 import os
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -165,7 +167,7 @@ def load_index(scenes_file: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(cached, allow_pickle=False) as arrays:
             return dict(arrays)
-    except (OSError, ValueError, EOFError, KeyError):
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
         pass  # absent, or torn by a crash: parse again
     index = parse_scenes(scenes_file)
     save_index(cached, index)
@@ -180,7 +182,8 @@ def save_index(path: Path, index: dict[str, np.ndarray]) -> None:
         np.savez(temporary, **index)
         os.replace(temporary, path)
     except OSError:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def parse_scenes(scenes_file: Path) -> dict[str, np.ndarray]:

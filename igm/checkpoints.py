@@ -8,14 +8,18 @@ Contents:
     training.json                step and the options that a resumed run must share
 """
 
+import errno
 import json
 import os
 import shutil
 from pathlib import Path
 
 from accelerate import Accelerator
+from safetensors import SafetensorError
 
+from models import ModelError
 from models.denoiser import EMA_DIR, META_FILE, NETWORK_DIR, Denoiser, load_network
+from models.unet import one_line, read_config
 
 STATE_FILE = "training.json"
 
@@ -32,14 +36,14 @@ def find_checkpoint(folder: Path, name: str) -> Path | None:
     """Resolve `--resume_from_checkpoint`: "latest" (None if there is none yet), a path, or a folder name in the run.
 
     Raises:
-        FileNotFoundError: a named checkpoint does not exist.
+        ModelError: a named checkpoint does not exist.
     """
     if name == "latest":
-        return (list_checkpoints(folder) or [None])[-1]
+        return next((p for p in reversed(list_checkpoints(folder)) if (p / STATE_FILE).is_file()), None)
     for place in (Path(name), Path(folder) / name):
         if (place / STATE_FILE).is_file():
             return place
-    raise FileNotFoundError(f"--resume_from_checkpoint {name}: no complete checkpoint there; use 'latest' or a path")
+    raise ModelError(f"--resume_from_checkpoint {name}: no complete checkpoint there; use 'latest' or a path")
 
 
 def register_network_format(accelerator: Accelerator, denoiser: Denoiser, ema=None) -> None:
@@ -85,8 +89,10 @@ def save_checkpoint(accelerator: Accelerator, folder: Path, state: dict, total_l
         accelerator.save_state(str(temporary))
         if accelerator.is_main_process:
             (temporary / STATE_FILE).write_text(json.dumps(state, indent=2) + "\n")
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, SafetensorError | RuntimeError):  # how safetensors and torch.save report a full disk
+            raise OSError(errno.EIO, f"checkpoint not written ({one_line(error)})", str(temporary)) from error
         raise
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
@@ -103,12 +109,12 @@ def load_checkpoint(accelerator: Accelerator, path: Path, options: dict) -> int:
     """Restore a checkpoint; return its step.
 
     Raises:
-        ValueError: it was made with other options than `options` (architecture, dataset, batch, seed).
+        ModelError: it was made with other options than `options` (architecture, dataset, batch, seed).
     """
-    state = json.loads((path / STATE_FILE).read_text())
-    for name, value in options.items():
+    state = read_config(path / STATE_FILE, "--resume_from_checkpoint")
+    for name, value in json.loads(json.dumps(options)).items():  # as they were written: tuples are lists
         if state.get(name, value) != value:
-            raise ValueError(
+            raise ModelError(
                 f"{path} was trained with {name} = {state[name]}, now {value}; use the same, or start afresh"
             )
     accelerator.load_state(str(path))

@@ -3,13 +3,16 @@
 import argparse
 import dataclasses
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import psutil  # a dependency of accelerate
 import torch
 from accelerate import PartialState
 
+from igm import UserError
 from igm.checkpoints import list_checkpoints
 from igm.training import TrainingError, TrainSettings
 from models import ModelError
@@ -30,14 +33,32 @@ def new_parser(description: str) -> argparse.ArgumentParser:
 
 def run(main: Callable[[], None], *user_errors: type[Exception]) -> None:
     """Run a script's main; a mistake of the user ends it with one line and exit code 2, without a stack trace."""
+    start_cpu_processes()
     try:
         main()
-    except (ModelError, TrainingError, *user_errors) as error:
+    except (UserError, ModelError, TrainingError, FloatingPointError, *user_errors) as error:
         fail(str(error))
     except OSError as error:
         if error.errno is None:
             raise
         fail(f"{error.strerror}: {error.filename or 'while writing'}; free space or choose another --output_dir")
+
+
+def start_cpu_processes() -> None:
+    """Make `accelerate launch --cpu --num_processes=N` start N processes; without MPI accelerate starts one, silently.
+
+    N stands only on the command line of the launcher, which is this process's parent.
+    """
+    launched = "MASTER_ADDR" in os.environ and os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
+    if not launched or any(name in os.environ for name in ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE")):
+        return
+    found = re.search(r"--num_processes[=\s](\d+)", " ".join(psutil.Process(os.getppid()).cmdline()))
+    if found is None:
+        warn("accelerate launch --cpu started one process; for several, give --num_processes=N on its command line")
+        return
+    command = ["-m", "torch.distributed.run", f"--nproc_per_node={found[1]}"]
+    command.append(f"--master_port={os.environ['MASTER_PORT']}")
+    os.execv(sys.executable, [sys.executable, *command, *sys.argv])
 
 
 def fail(message: str) -> None:
@@ -67,6 +88,14 @@ def not_negative(text: str) -> int:
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"must be at least 0, not {value}")
+    return value
+
+
+def seed_number(text: str) -> int:
+    """An integer that every library takes as a seed."""
+    value = int(text)
+    if not 0 <= value < 2**32:
+        raise argparse.ArgumentTypeError(f"must be in 0 to {2**32 - 1}, not {value}")
     return value
 
 
@@ -107,7 +136,7 @@ def add_model_options(parser: argparse.ArgumentParser, config: str) -> argparse.
 def add_run_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     """Seed, precision and places that every script has."""
     group = parser.add_argument_group("run")
-    group.add_argument("--seed", type=int, default=42, help="the same seed gives the same numbers")
+    group.add_argument("--seed", type=seed_number, default=42, help="the same seed gives the same numbers")
     group.add_argument("--mixed_precision", choices=("no", "fp16", "bf16"), default="no", help="network's arithmetic")
     group.add_argument("--allow_tf32", action="store_true", help="TF32 matrix products on Ampere and later GPUs")
     group.add_argument("--output_dir", default="outputs", help="results go to <output_dir>/<tracker_project_name>")
@@ -118,6 +147,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
 def add_training_options(parser: argparse.ArgumentParser, **defaults) -> None:
     """Everything that the loop needs. The published parser's flags, and few more."""
     group = parser.add_argument_group("training")
+    group.add_argument("--initialize_from", help="start from this checkpoint's weights, step 0 (to fine-tune)")
     group.add_argument("--train_batch_size", type=positive, help="images per process and step")
     group.add_argument("--max_train_steps", type=positive, help="optimizer steps; overrides --num_train_epochs")
     group.add_argument("--num_train_epochs", type=positive, help="passes over the data")
@@ -258,7 +288,8 @@ def load_denoiser(options: argparse.Namespace, checkpoint: str, cond_size: int) 
     Raises:
         ModelError: not found, not usable, or made for other conditions.
     """
-    state = PartialState(cpu=options.device == "cpu") if "RANK" in os.environ else None
+    on_cpu = options.device == "cpu" or not torch.accelerator.is_available()
+    state = PartialState(cpu=on_cpu) if "RANK" in os.environ else None
     device = torch.device(options.device) if options.device else (state.device if state else best_device())
     torch.backends.cuda.matmul.allow_tf32 = options.allow_tf32
     denoiser = Denoiser.from_pretrained(

@@ -27,6 +27,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from igm import UserError
 from igm.metrics import position_metrics
 
 logger = logging.getLogger(__name__)
@@ -154,7 +155,7 @@ def read_records(path: str | Path) -> list[Record]:
             if number == len(lines):  # not ended by a newline: the run was killed while writing it
                 logger.warning("%s: line %d is torn and left out", path, number)
                 break
-            raise ValueError(f"{path}, line {number}: {error}") from error
+            raise UserError(f"{path}, line {number}: {error}") from error
         records.append(record)
     return records
 
@@ -259,7 +260,7 @@ def rescore(folder: str | Path) -> dict[str, Any]:
     former = _read_json(folder / SUMMARY_NAME)
     task = former.get("task", options.get("task"))
     if task not in METRICS_BY_TASK:
-        raise ValueError(f"{folder}: no score for task {task!r}; known tasks: {', '.join(METRICS_BY_TASK)}")
+        raise UserError(f"{folder}: no score for task {task!r}; known tasks: {', '.join(METRICS_BY_TASK)}")
     return write_summary(
         folder / SUMMARY_NAME,
         task=task,
@@ -343,12 +344,12 @@ def _holds_none(value: Any) -> bool:
 
 def _check_options(path: Path, options: Mapping[str, Any]) -> None:
     if not path.exists():
-        raise ValueError(f"cannot resume: {path} is missing, so the options of the finished images are unknown")
+        raise UserError(f"cannot resume: {path} is missing, so the options of the finished images are unknown")
     stored, options = _read_json(path), to_plain(options)
     differing = [name for name in options if name not in stored or stored[name] != options[name]]
     if differing:
         changes = ", ".join(f"{name} (was {stored.get(name)!r}, is {options[name]!r})" for name in differing)
-        raise ValueError(f"cannot resume {path.parent} with other options: {changes}")
+        raise UserError(f"cannot resume {path.parent} with other options: {changes}")
 
 
 def _key(record: Mapping[str, Any]) -> tuple[str, str]:

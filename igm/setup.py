@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import os
 from pathlib import Path
 
 import diffusers
@@ -10,13 +11,14 @@ import transformers
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration, set_seed
 
+from igm.checkpoints import find_checkpoint
 from igm.latents import CachedLatents, build_cache, cache_path
 from igm.options import choose_tracker, train_settings, usable_precision, warn
 from igm.training import TrainSettings, train
 from igm.validation import make_validator
 from models import ModelError
 from models.codec import DEFAULT_MODEL, load_codec
-from models.denoiser import Denoiser, build_denoiser, check_resolution
+from models.denoiser import Denoiser, build_denoiser, check_resolution, load_network
 from models.unet import cond_size as size_of_cond
 from models.unet import read_config
 
@@ -39,8 +41,11 @@ def start_training(options: argparse.Namespace, dataset, validation, *, meta: di
     diffusers.utils.logging.set_verbosity_error()
     transformers.utils.logging.set_verbosity_error()
     run_dir = Path(options.output_dir) / options.tracker_project_name
+    if options.resume_from_checkpoint:
+        find_checkpoint(run_dir, options.resume_from_checkpoint)  # a wrong name shows at once
     tracker = choose_tracker(options.report_to)
     accelerator = Accelerator(
+        cpu=not torch.accelerator.is_available(),  # several processes without a GPU then find each other too
         mixed_precision=usable_precision(options.mixed_precision),
         gradient_accumulation_steps=options.gradient_accumulation_steps,
         log_with=tracker,
@@ -68,13 +73,9 @@ def start_training(options: argparse.Namespace, dataset, validation, *, meta: di
             num_inference_steps=50,
             seed=options.seed,
         )
-    same_run = {"unet_config": dict(sorted(denoiser.network.config.items())), "task": meta["task"]}
-    try:
-        train(accelerator, denoiser, dataset, run_dir, settings, same_run=same_run, validate=validate)
-    except (FileNotFoundError, ValueError) as error:
-        if "checkpoint" in str(error):
-            raise ModelError(str(error)) from None
-        raise
+    config = {k: v for k, v in sorted(denoiser.network.config.items()) if not k.startswith("_")}
+    same_run = {"unet_config": config, "task": meta["task"]}
+    train(accelerator, denoiser, dataset, run_dir, settings, same_run=same_run, validate=validate)
     accelerator.end_training()
 
 
@@ -89,11 +90,27 @@ def make_denoiser(options: argparse.Namespace, accelerator: Accelerator, meta: d
     meta = {**meta, "codec": str(codec_name), "resolution": options.resolution}
     denoiser = build_denoiser(options.unet_config, options.scheduler_config, codec, meta)
     check_resolution(denoiser.network.config, codec, options.resolution)
+    if options.initialize_from:
+        copy_weights(load_network(Path(options.initialize_from)), denoiser.network, options.initialize_from)
+    if denoiser.resolution != options.resolution:  # a convolutional network takes any; its checkpoints should say which
+        denoiser.network.register_to_config(sample_size=options.resolution // codec.downsampling)
     if options.gradient_checkpointing:
         denoiser.network.enable_gradient_checkpointing()
     if options.enable_xformers_memory_efficient_attention:
         use_xformers(denoiser.network)
     return denoiser
+
+
+def copy_weights(source: torch.nn.Module, target: torch.nn.Module, name: str) -> None:
+    """Copy a checkpoint's weights into a network of the same architecture.
+
+    Raises:
+        ModelError: the architectures differ.
+    """
+    try:
+        target.load_state_dict(source.state_dict())
+    except RuntimeError:
+        raise ModelError(f"--initialize_from {name} has another architecture than --unet_config; use its own") from None
 
 
 def use_xformers(network: torch.nn.Module) -> None:
@@ -120,8 +137,9 @@ def start_trackers(accelerator: Accelerator, options: argparse.Namespace, settin
     """Start the trackers; one that fails is dropped with a message, and training goes on."""
     config = {k: v for k, v in dataclasses.asdict(settings).items() if isinstance(v, int | float | str | bool)}
     try:
-        kwargs = {"wandb": {"dir": str(Path(accelerator.project_dir))}}
-        accelerator.init_trackers(options.tracker_project_name, config=config, init_kwargs=kwargs)
+        # wandb reads WANDB_MODE once, when it is asked for a login: the mode is passed on as well
+        wandb = {"dir": str(Path(accelerator.project_dir)), "mode": os.environ.get("WANDB_MODE")}
+        accelerator.init_trackers(options.tracker_project_name, config=config, init_kwargs={"wandb": wandb})
     except Exception as error:  # trackers raise whatever their services do
         warn(f"--report_to {options.report_to} could not start ({error}); training goes on without it")
         accelerator.trackers = []

@@ -1,9 +1,11 @@
 """The training loop: minimise E || y - (1/K) sum_k f(x_t, t | c_k) ||^2 over the network.
 
-Everything random in a step is a function of (seed, step) alone, drawn for the global batch and cut into the processes'
-parts. So a resumed run repeats an undisturbed one exactly, and N processes of batch b follow one process of batch N b.
+Everything random in a step is a function of (seed, step) alone, drawn for the global batch and cut into the parts of its
+processes and micro-steps. So a resumed run repeats an undisturbed one exactly, and N processes of batch b with A
+micro-steps follow one process of batch N A b.
 """
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -113,7 +115,8 @@ def train(
 
     Raises:
         TrainingError: the loss is not finite; the last good checkpoint is kept.
-        FileNotFoundError, ValueError: the checkpoint to resume from is missing or of another run.
+        ModelError: the checkpoint to resume from is missing or of another run.
+        OSError: a checkpoint cannot be written; the older ones are intact.
     """
     s = settings
     optimizer = make_optimizer(denoiser.network, s)
@@ -134,33 +137,32 @@ def train(
         accelerator.print(f"Resumed {checkpoint} at step {step}")
 
     loader = make_loader(accelerator, dataset, s, start=step)
-    meter = Meter(accelerator, s, step, batch)
-    for micro_step, items in enumerate(loader, step * s.gradient_accumulation_steps):
-        with accelerator.accumulate(denoiser.network):
-            loss = training_loss(accelerator, denoiser, items, s, micro_step)
-            accelerator.backward(loss)
-            if accelerator.sync_gradients:
-                accelerator.clip_grad_norm_(denoiser.network.parameters(), s.max_grad_norm)
-                for group in optimizer.param_groups:
-                    group["lr"] = learning_rate(s, step)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=s.set_grads_to_none)
-        meter.add(loss)
-        if not accelerator.sync_gradients:
-            continue
+    with contextlib.closing(Meter(accelerator, s, step, batch)) as meter:
+        for micro_step, items in enumerate(loader, step * s.gradient_accumulation_steps):
+            with accelerator.accumulate(denoiser.network):
+                loss = training_loss(accelerator, denoiser, items, s, micro_step)
+                accelerator.backward(loss)
+                if accelerator.sync_gradients:
+                    accelerator.clip_grad_norm_(denoiser.network.parameters(), s.max_grad_norm)
+                    for group in optimizer.param_groups:
+                        group["lr"] = learning_rate(s, step)
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=s.set_grads_to_none)
+            meter.add(loss)
+            if not accelerator.sync_gradients:
+                continue
 
-        step += 1
-        if ema is not None:
-            ema.step(accelerator.unwrap_model(denoiser.network).parameters())
-        last = step == s.max_train_steps
-        saves = last or step % s.checkpointing_steps == 0
-        if saves or step % s.logging_steps == 0:
-            meter.log(step)  # reads the loss: raises on NaN, before anything is saved
-        if saves:
-            save_checkpoint(accelerator, output_dir, {"step": step, **same_run}, s.checkpoints_total_limit)
-        if validate is not None and (last or step % s.validation_steps == 0):
-            validate(step)
-    meter.close()
+            step += 1
+            if ema is not None:
+                ema.step(accelerator.unwrap_model(denoiser.network).parameters())
+            last = step == s.max_train_steps
+            saves = last or step % s.checkpointing_steps == 0
+            if saves or step % s.logging_steps == 0:
+                meter.log(step)  # reads the loss: raises on NaN, before anything is saved
+            if saves:
+                save_checkpoint(accelerator, output_dir, {"step": step, **same_run}, s.checkpoints_total_limit)
+            if validate is not None and (last or step % s.validation_steps == 0):
+                validate(step)
     return step
 
 
@@ -170,20 +172,23 @@ def training_loss(
     """Mean denoising error of this process's part of the batch: a scalar with a gradient."""
     conds, weights, index = pack(items["conds"], items["mask"])
     device, batch = accelerator.device, len(items["mask"])
-    generator = step_generator(settings.seed, micro_step)
-    part = slice(accelerator.process_index * batch, (accelerator.process_index + 1) * batch)
-    shape = (batch * accelerator.num_processes, *denoiser.latent_shape)
-    noise = draw_noise(shape[0], shape[1:], (0, denoiser.num_timesteps), generator)
-    posterior_eps = torch.randn(shape, generator=generator)[part].to(device, non_blocking=True)
-    if settings.offset_noise:
-        noise.eps = offset_noise(noise.eps, OFFSET_NOISE_STRENGTH, generator)
-    noise = Noise(noise.t[part], noise.eps[part]).to(device)
-
     if "posterior_mean" in items:
         mean, std = (items[name].to(device, non_blocking=True) for name in ("posterior_mean", "posterior_std"))
     else:
         with torch.no_grad():
             mean, std = denoiser.codec.posterior(items["pixel_values"].to(device, non_blocking=True))
+
+    # This micro-step's and process's part of the noise of the whole optimizer step.
+    step, micro = divmod(micro_step, settings.gradient_accumulation_steps)
+    number = micro * accelerator.num_processes + accelerator.process_index
+    part = slice(number * batch, (number + 1) * batch)
+    total = batch * accelerator.num_processes * settings.gradient_accumulation_steps
+    generator = step_generator(settings.seed, step)
+    noise = draw_noise(total, mean.shape[1:], (0, denoiser.num_timesteps), generator)
+    posterior_eps = torch.randn(total, *mean.shape[1:], generator=generator)[part].to(device, non_blocking=True)
+    if settings.offset_noise:
+        noise.eps = offset_noise(noise.eps, OFFSET_NOISE_STRENGTH, generator)
+    noise = Noise(noise.t[part], noise.eps[part]).to(device)
     x_0 = mean + std * posterior_eps  # (B, C, H, W)
     error = composed_error(denoiser, x_0, noise, conds.to(device), weights.to(device), index.to(device))  # (B,)
     if settings.snr_gamma is not None:

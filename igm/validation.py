@@ -59,7 +59,9 @@ def make_validator(
             path = Path(output_dir) / "validation" / f"step-{step:06d}.png"
             picture = np.asarray(save_image_grid(rows, path, column_titles=titles))
             for tracker in accelerator.trackers:
-                tracker.log_images({"validation": picture[None]}, step=step)
+                if hasattr(tracker, "log_images"):  # some take numbers only
+                    layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+                    tracker.log_images({"validation": picture[None]}, step=step, **layout)
         accelerator.wait_for_everyone()
 
     return validate

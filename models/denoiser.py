@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from diffusers import DDPMScheduler
+from diffusers.utils import logging
 from torch import nn
 
 from models import ModelError
@@ -193,10 +194,14 @@ def load_network(folder: Path, ema: bool = True) -> nn.Module:
         raise ModelError(f"checkpoint {folder} holds no weights (looked for {NETWORK_DIR}/*.safetensors); name another")
     config = read_config(place, "checkpoint")
     network_class = NETWORKS.get(config.get("_class_name"), UNet2DConditionModel)
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # the averaged weights' config also holds the average's own settings
     try:
         return network_class.from_pretrained(place, use_safetensors=True, low_cpu_mem_usage=False)
     except Exception as error:  # diffusers and safetensors raise many kinds for files that do not fit
         raise ModelError(f"checkpoint {place} cannot be loaded ({one_line(error)}); name another") from None
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def has_weights(folder: Path) -> bool:

@@ -150,11 +150,14 @@ def read_config(path: str | Path, what: str) -> dict:
     path = Path(path)
     file = path / "config.json" if path.is_dir() else path
     try:
-        return json.loads(file.read_text())
+        config = json.loads(file.read_text())
     except OSError:
         raise ModelError(f"{what} {file} does not exist; give a JSON file such as those under configs/") from None
     except (json.JSONDecodeError, UnicodeDecodeError):
         raise ModelError(f"{what} {file} is not JSON; compare it with those under configs/") from None
+    if not isinstance(config, dict):
+        raise ModelError(f"{what} {file} is not a JSON object; compare it with those under configs/")
+    return config
 
 
 def build_network(config: dict) -> ModelMixin:
@@ -171,8 +174,15 @@ def build_network(config: dict) -> ModelMixin:
 
 
 def cond_size(network_config: dict) -> int:
-    """D, the size of one condition that a network takes."""
-    return network_config.get("cond_size") or network_config["cross_attention_dim"]
+    """D, the size of one condition that a network takes.
+
+    Raises:
+        ModelError: the config does not say; it is another's than a network's.
+    """
+    size = network_config.get("cond_size") or network_config.get("cross_attention_dim")
+    if not isinstance(size, int):
+        raise ModelError("network config has no cross_attention_dim and no cond_size; it is not a network's config")
+    return size
 
 
 def one_line(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 
 from igm.objective import draw_noise
@@ -53,8 +54,12 @@ class Inferred:
 
 
 def image_generators(seed: int, image_numbers: list[int], stream: int) -> list[torch.Generator]:
-    """One generator per image, from the seed and the image's own number: results do not depend on the batching."""
-    return [torch.Generator().manual_seed(((seed * 64 + stream) << 32) + number) for number in image_numbers]
+    """One generator per image, from seed, stream and the image's own number: results do not depend on the batching.
+
+    The three are hashed into 32 bits, all that torch's CPU generator takes of a seed.
+    """
+    states = [np.random.SeedSequence([seed, stream, number]).generate_state(1) for number in image_numbers]
+    return [torch.Generator().manual_seed(int(state[0])) for state in states]
 
 
 def draw_for_images(

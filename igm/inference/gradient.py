@@ -56,7 +56,7 @@ def infer_gradient(
     device = posterior.mean.device
     conds = torch.full((b, r, k, d), START_MEAN)
     for i, (generator, own) in enumerate(zip(starts, num_concepts.tolist(), strict=True)):
-        conds[i, :, :own] += START_STD * torch.randn(r, own, d, generator=generator)
+        conds[i, :, :own] += START_STD * torch.stack([torch.randn(own, d, generator=generator) for _ in range(r)])
     conds = conds.clamp(0, 1).to(device)  # (B, R, K, D)
     real = torch.arange(k, device=device) < num_concepts.to(device)[:, None, None]  # (B, 1, K)
     pairs = Pairs(real.expand(b, r, k))

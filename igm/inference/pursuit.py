@@ -2,6 +2,7 @@
 
 import torch
 
+from igm import UserError
 from igm.composition import ErrorMatrix
 from igm.inference import Draws, Inferred, Posterior, draw_for_images, image_generators
 from igm.inference.gradient import Pairs, clip_norm, composition_gradient
@@ -145,7 +146,7 @@ def infer_pursuit(
         batch_size: most pairs in the network at once; bounds the memory.
 
     Raises:
-        ValueError: more objects than candidates that may stand together.
+        UserError: more objects than candidates that may stand together.
         FloatingPointError: a prediction is not finite.
     """
     numbers = image_numbers or list(range(len(posterior)))
@@ -158,7 +159,7 @@ def infer_pursuit(
     for image, k in enumerate(num_concepts.tolist()):
         sets = pursue(matrix.A[image].cpu(), k, allowed)
         if len(sets) < k:
-            raise ValueError(
+            raise UserError(
                 f"{k} objects asked for, {len(sets)} of the {len(candidates)} candidates may stand together"
             )
         conds[image, :k] = candidates[sets[-1]]
