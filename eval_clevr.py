@@ -33,7 +33,7 @@ from igm.options import (
 )
 from models.denoiser import Denoiser
 
-SAMPLE_IMAGES = 12  # per group, of the embedded default
+SAMPLE_IMAGES = 8  # per group, of the embedded default
 DETERMINING = (
     *("dataset_root", "split", "object_counts", "num_images", "learning_rate", "num_steps", "num_draws", "num_inits"),
     *("timestep_range", "num_candidates", "min_separation"),
@@ -63,7 +63,7 @@ def parse_options() -> argparse.Namespace:
     add_model_options(parser, "clevr-2D-pos")
     add_evaluation_options(parser)
     add_run_options(parser)
-    parser.set_defaults(tracker_project_name="clevr")
+    parser.set_defaults(tracker_project_name="clevr", unet_config=None)  # the checkpoint has its own
     options = parser.parse_args()
     if options.animate and options.method != "gradient":
         parser.error("--animate shows the steps of --method gradient; add that")

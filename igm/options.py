@@ -310,6 +310,8 @@ def load_denoiser(options: argparse.Namespace, checkpoint: str, cond_size: int) 
 
 def note_other_config(options: argparse.Namespace, denoiser: Denoiser) -> None:
     """Say so when --unet_config differs from the checkpoint's own config, which is used."""
+    if options.unet_config is None:
+        return
     given = read_config(options.unet_config, "--unet_config")
     own = denoiser.network.config
     names = [
