@@ -9,7 +9,16 @@ import torch
 from igm.evaluation import infer_batch
 from igm.inference import Posterior, draw_for_images, image_generators
 from igm.inference.gradient import Pairs, clip_norm, composition_gradient, infer_gradient
-from igm.inference.pursuit import best_addition, candidate_grid, infer_pursuit, price_candidates, pursue
+from igm.inference.pursuit import (
+    best_addition,
+    candidate_grid,
+    infer_pursuit,
+    price_candidates,
+    pursue,
+    refine,
+    separating_push,
+    with_gain,
+)
 
 SIDE, WIDTH = 10, 0.13
 SCENES = [[[0.3, 0.4]], [[0.25, 0.3], [0.7, 0.65]], [[0.2, 0.7], [0.5, 0.25], [0.8, 0.6]]]
@@ -405,7 +414,7 @@ def test_pursue_finds_the_planted_set(toy):
     posterior, counts = scenes(toy)
     candidates = torch.cat([torch.tensor(SCENES[2]), torch.rand(9, 2, generator=torch.Generator().manual_seed(1))])
     draws = draw_for_images(posterior, 3, (0, 500), image_generators(0, [0, 1, 2], 3), stratified=True)
-    A = price_candidates(toy, posterior, candidates, draws, 100).A[2]
+    A = price_candidates(toy, posterior, candidates, draws, 100)[0].A[2]
     allowed = torch.cdist(candidates, candidates) >= 0.05
     found = pursue(A, 3, allowed)[2]
     assert set(found) == {0, 1, 2} == brute_force(A, 3, allowed)[1]
@@ -431,7 +440,7 @@ def test_prices_do_not_depend_on_the_chunks(toy):
     posterior, _ = scenes(toy, std=0.05)
     draws = draw_for_images(posterior, 5, (0, 500), image_generators(0, [0, 1, 2], 3), stratified=True)
     candidates = candidate_grid(16)
-    first, second = (price_candidates(toy, posterior, candidates, draws, size).A for size in (1000, 1))
+    first, second = (price_candidates(toy, posterior, candidates, draws, size)[0].A for size in (1000, 1))
     torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-6)
 
 
@@ -456,3 +465,41 @@ def test_candidate_grid_covers_the_bounds(bounds):
     spacing = torch.cdist(grid, grid).masked_fill(torch.eye(len(grid)).bool(), 9).min()
     assert torch.cdist(corners, grid).min(1).values.max() < spacing
     assert grid[:, 0].min() >= left - 0.031 and grid[:, 1].max() <= bottom + 0.031
+
+
+def test_gain_prices_the_explicit_composition(toy):
+    """base + gain (mean_k f_k - base), written out on every draw, against the matrix and against the refinement."""
+    posterior, _ = scenes(toy, (2,))
+    candidates, gain, chosen = candidate_grid(16), 1.4, [2, 7, 11]
+    draws = draw_for_images(posterior, 4, (0, 500), image_generators(0, [0], 3), stratified=True)
+    matrix, base = price_candidates(toy, posterior, candidates, draws, 1000)
+    explicit = []
+    for n in range(4):
+        x_0, t, eps = draws.x_0[:, n], draws.t[:, n], draws.eps[:, n]
+        f = toy.predict_pairs(
+            toy.add_noise(x_0, eps, t), t, candidates, torch.zeros(len(candidates)).long()
+        )  # (M, ...)
+        composed = f.mean(0) + gain * (f[chosen].mean(0) - f.mean(0))
+        explicit.append((toy.target(x_0, eps, t)[0] - composed).square().mean())
+    expected = float(torch.stack(explicit).mean())
+    assert float(with_gain(matrix.A[0], gain)[chosen][:, chosen].mean()) == pytest.approx(expected, rel=1e-4)
+    found, error = refine(
+        toy,
+        draws,
+        candidates[chosen][None],
+        torch.tensor([3]),
+        gain=torch.tensor([gain]),
+        base=base,
+        min_separation=0.0,
+        num_steps=0,
+        learning_rate=1e-2,
+        batch_size=100,
+    )
+    assert float(error) == pytest.approx(expected, rel=1e-4) and torch.equal(found[0], candidates[chosen])
+
+
+def test_push_separates_pairs_and_leaves_the_rest():
+    conds = torch.tensor([[[0.5, 0.5], [0.53, 0.5], [0.9, 0.9], [0.5, 0.5]]])
+    real = torch.tensor([[True, True, True, False]])  # the last is padding: it neither moves nor pushes
+    moved = conds + separating_push(conds, real, 0.07)
+    torch.testing.assert_close(moved, torch.tensor([[[0.48, 0.5], [0.55, 0.5], [0.9, 0.9], [0.5, 0.5]]]))

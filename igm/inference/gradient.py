@@ -129,11 +129,14 @@ def composition_gradient(
     batch_size: int,
     *,
     with_gradient: bool = True,
+    gain: torch.Tensor | None = None,
+    base: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Denoising error of every start's composition on one draw per image, and its gradient in the conditions.
 
     Args:
         x_0, eps: (B, C, H, W). t: (B,). conds: (B, R, K, D).
+        gain, base: (B,) and (B, C, H, W); the composition is then base + gain (mean_k f_k - base).
 
     Returns:
         errors (B, R), mean over C, H, W; gradient as conds, each start's own, or None.
@@ -143,6 +146,10 @@ def composition_gradient(
     """
     b, r = conds.shape[:2]
     target = denoiser.target(x_0, eps, t)
+    weights = pairs.weights
+    if gain is not None:  # y - base - gain (f - base) = (y - (1 - gain) base) - gain f
+        target = target - (1 - gain)[:, None, None, None] * base
+        weights = weights * gain[pairs.image]
     with torch.no_grad():
         shared = denoiser.share(denoiser.add_noise(x_0, eps, t), t)
     errors = torch.zeros(b * r, device=x_0.device)
@@ -152,7 +159,7 @@ def composition_gradient(
         with torch.set_grad_enabled(with_gradient):
             picked = pairs.pick(conds)[part].requires_grad_(with_gradient)  # (P, D)
             predictions = denoiser.predict_shared(shared, picked, pairs.image[part])  # (P, C, H, W)
-            composed = compose(predictions, pairs.weights[part], pairs.start[part] - first, last - first)
+            composed = compose(predictions, weights[part], pairs.start[part] - first, last - first)
             image = torch.arange(first, last, device=x_0.device) // r
             error = (target[image] - composed).square().flatten(1).mean(1)  # (compositions,)
         if not bool(error.isfinite().all()):

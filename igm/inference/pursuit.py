@@ -9,6 +9,7 @@ from igm.inference.gradient import Pairs, clip_norm, composition_gradient
 from models.denoiser import Denoiser
 
 GRID_MARGIN = 0.03  # the grid reaches so far beyond the training positions
+GAINS = (1.0, 1.15, 1.3, 1.5, 1.75, 2.0)
 
 
 def candidate_grid(num_candidates: int, bounds: list[float] | None = None) -> torch.Tensor:
@@ -26,22 +27,49 @@ def candidate_grid(num_candidates: int, bounds: list[float] | None = None) -> to
 @torch.no_grad()
 def price_candidates(
     denoiser: Denoiser, posterior: Posterior, candidates: torch.Tensor, draws: Draws, batch_size: int
-) -> ErrorMatrix:
+) -> tuple[ErrorMatrix, torch.Tensor]:
     """The error matrix of every image over the candidates (M, D), on the image's own draws.
 
     At most `batch_size` pairs (draw, candidate) are in the network at once, or one draw's candidates if they are more.
+
+    Returns:
+        the matrix; base (B, N, C, H, W), each draw's mean prediction over all candidates.
     """
     m, device = len(candidates), posterior.mean.device
     candidates = candidates.to(device)
-    matrix = ErrorMatrix(len(posterior), m, device)
+    matrix, base = ErrorMatrix(len(posterior), m, device), torch.zeros_like(draws.x_0)
     for image in range(len(posterior)):
         for part in torch.arange(draws.t.shape[1]).split(max(1, batch_size // m)):
             x_0, t, eps = draws.x_0[image, part], draws.t[image, part], draws.eps[image, part]
             shared = denoiser.share(denoiser.add_noise(x_0, eps, t), t)
             index = torch.arange(len(part), device=device).repeat_interleave(m)
             predictions = denoiser.predict_shared(shared, candidates.repeat(len(part), 1), index)  # (N M, C, H, W)
-            matrix.add(image, predictions.unflatten(0, (len(part), m)), denoiser.target(x_0, eps, t))
-    return matrix
+            predictions = predictions.unflatten(0, (len(part), m))  # (N, M, C, H, W)
+            matrix.add(image, predictions, denoiser.target(x_0, eps, t))
+            base[image, part] = predictions.mean(1)
+    return matrix, base
+
+
+def with_gain(A: torch.Tensor, gain: float) -> torch.Tensor:
+    """The error matrix (M, M) of the dictionary u + gain (f_i - u), where u is the mean of all f_i; exact, no network.
+
+    A mean of K predictions weighs each object 1 / K; a network that was trained with 3 to 5 objects predicts for such
+    weights, so that with more objects each one's part comes out too small. A gain above 1 gives it back. Its weights on
+    the original dictionary still sum to 1.
+    """
+    row = A.mean(1)  # <r_i, r_u>
+    return (1 - gain) ** 2 * row.mean() + gain * (1 - gain) * (row[:, None] + row[None, :]) + gain**2 * A
+
+
+def best_gain(A: torch.Tensor, num_concepts: int, allowed: torch.Tensor) -> tuple[list[int], float]:
+    """The set of candidates and the gain of the lowest denoising error; fewer candidates if no more are allowed."""
+    found = []
+    for gain in GAINS:
+        scaled = with_gain(A, gain)
+        chosen = pursue(scaled, num_concepts, allowed)[-1]
+        found.append((float(scaled[chosen][:, chosen].mean()), gain, chosen))
+    _, gain, chosen = min(found)
+    return chosen, gain
 
 
 def pursue(A: torch.Tensor, num_concepts: int, allowed: torch.Tensor, max_swaps: int = 50) -> list[list[int]]:
@@ -92,11 +120,18 @@ def refine(
     conds: torch.Tensor,
     num_concepts: torch.Tensor,
     *,
+    gain: torch.Tensor,
+    base: torch.Tensor,
+    min_separation: float,
     num_steps: int,
     learning_rate: float,
     batch_size: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Descend from conds (B, K, D) on the mean error over a fixed bank of draws; return them and their errors (B,)."""
+    """Descend from conds (B, K, D) on the mean error over a fixed bank of draws; return them and their errors (B,).
+
+    The composition is base + gain (mean_k f_k - base), with gain (B,) and base (B, N, C, H, W). Objects that come nearer
+    than `min_separation` are pushed apart after every step.
+    """
     b, n = draws.t.shape
     k = conds.shape[1]
     real = torch.arange(k, device=conds.device) < num_concepts.to(conds.device)[:, None]  # (B, K)
@@ -108,15 +143,33 @@ def refine(
     for step in range(num_steps + 1):
         repeated = conds.repeat_interleave(n, dim=0)[:, None]  # (B N, 1, K, D)
         errors, gradient = composition_gradient(
-            denoiser, x_0, t, eps, repeated, pairs, batch_size, with_gradient=step < num_steps
+            denoiser,
+            x_0,
+            t,
+            eps,
+            repeated,
+            pairs,
+            batch_size,
+            with_gradient=step < num_steps,
+            gain=gain.repeat_interleave(n),
+            base=base.flatten(0, 1),
         )
         if step < num_steps:
             gradient = gradient.view(b, n, k, -1).mean(1)  # (B, K, D)
             conds.grad = clip_norm(gradient[:, None], 1.0)[:, 0]
             optimizer.step()
             schedule.step()
-            conds.clamp_(0, 1)
+            conds.add_(separating_push(conds, real, min_separation)).clamp_(0, 1)
     return conds, errors.view(b, n).mean(1)
+
+
+def separating_push(conds: torch.Tensor, real: torch.Tensor, min_separation: float) -> torch.Tensor:
+    """What moves pairs that are nearer than `min_separation` apart to it: conds (B, K, D), real (B, K) -> (B, K, D)."""
+    apart = conds[:, :, None] - conds[:, None]  # (B, K, K, D)
+    distance = apart.norm(dim=3).clamp(min=1e-6)
+    pairs = real[:, :, None] & real[:, None] & ~torch.eye(conds.shape[1], dtype=torch.bool, device=conds.device)
+    push = (min_separation - distance).clamp(min=0) / 2 * pairs  # (B, K, K), half for each of the two
+    return (push[..., None] * apart / distance[..., None]).sum(2)
 
 
 def infer_pursuit(
@@ -153,21 +206,26 @@ def infer_pursuit(
     device = posterior.mean.device
     candidates = candidate_grid(num_candidates, bounds)
     draws = draw_for_images(posterior, num_draws, t_range, image_generators(seed, numbers, stream=3), stratified=True)
-    matrix = price_candidates(denoiser, posterior, candidates, draws, batch_size)
+    matrix, base = price_candidates(denoiser, posterior, candidates, draws, batch_size)
     allowed = torch.cdist(candidates, candidates) >= max(min_separation, 1e-6)  # (M, M)
     conds = torch.zeros(len(posterior), int(num_concepts.max()), candidates.shape[1])
+    gain = torch.ones(len(posterior))
     for image, k in enumerate(num_concepts.tolist()):
-        sets = pursue(matrix.A[image].cpu(), k, allowed)
-        if len(sets) < k:
+        chosen, gain[image] = best_gain(matrix.A[image].cpu(), k, allowed)
+        if len(chosen) < k:
             raise UserError(
-                f"{k} objects asked for, {len(sets)} of the {len(candidates)} candidates may stand together"
+                f"{k} objects asked for, {len(chosen)} of the {len(candidates)} candidates may stand together; "
+                "raise --num_candidates or lower --min_separation"
             )
-        conds[image, :k] = candidates[sets[-1]]
+        conds[image, :k] = candidates[chosen]
     conds, error = refine(
         denoiser,
         draws,
         conds.to(device),
         num_concepts,
+        gain=gain.to(device),
+        base=base,
+        min_separation=min_separation,
         num_steps=num_steps,
         learning_rate=learning_rate,
         batch_size=batch_size,
@@ -179,4 +237,5 @@ def infer_pursuit(
         error=error,
         forward=rows * (num_steps + 1) + len(candidates) * num_draws,
         backward=rows * num_steps,
+        extra={"gain": gain},
     )
