@@ -254,7 +254,7 @@ def generate(
     shapes: Sequence[str] = DEFAULT_SHAPES,
     textures: Sequence[str] = ("plain",),
     seed: int = 0,
-    batch_size: int = 32,
+    batch_size: int = 16,
     workers: int = 0,
     progress: bool = False,
 ) -> Path:
@@ -349,8 +349,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--shapes", nargs="+", default=DEFAULT_SHAPES, metavar="NAME", help=f"some of {', '.join(rendering.SHAPES)}")
     add("--textures", nargs="+", default=("plain",), metavar="NAME", help=f"some of {', '.join(rendering.TEXTURES)}")
     add("--seed", type=int, default=0, help="same seed, same files")
-    add("--batch_size", type=int, default=32, help="scenes rendered together; changes the speed only")
-    add("--workers", type=int, default=0, help="processes, 0 for this one alone; changes the speed only")
+    add("--batch_size", type=int, default=16, help="scenes rendered together; changes the speed only")
+    add("--workers", type=int, help="processes, 0 for this one alone (default: one a core from 200 images on)")
     return parser
 
 
@@ -361,6 +361,8 @@ def main() -> None:
     args = parser.parse_args()
     if not args.split or Path(args.split).name != args.split or args.split == "..":
         parser.error(f"--split must be a plain name such as train or val, got '{args.split}'")
+    if args.workers is None:  # below that, starting processes takes longer than it saves
+        args.workers = (os.cpu_count() or 1) if args.num_images >= 200 else 0
     try:
         path = generate(progress=True, **vars(args))
     except ValueError as error:
