@@ -11,9 +11,10 @@ import transformers
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration, set_seed
 
+from igm import warn
 from igm.checkpoints import find_checkpoint
 from igm.latents import CachedLatents, build_cache, cache_path
-from igm.options import choose_tracker, train_settings, usable_precision, warn
+from igm.options import choose_tracker, train_settings, usable_precision
 from igm.training import TrainSettings, train
 from igm.validation import make_validator
 from models import ModelError
