@@ -21,6 +21,7 @@ from tqdm import tqdm
 from igm.checkpoints import find_checkpoint, load_checkpoint, register_network_format, save_checkpoint
 from igm.composition import pack
 from igm.objective import Noise, composed_error, draw_noise, offset_noise, snr_weights
+from models.attention import idle_parameters
 from models.denoiser import Denoiser
 
 OFFSET_NOISE_STRENGTH = 0.1  # the published code's constant
@@ -119,6 +120,8 @@ def train(
         OSError: a checkpoint cannot be written; the older ones are intact.
     """
     s = settings
+    for parameter in idle_parameters(denoiser.network):
+        parameter.requires_grad_(False)  # no gradient reaches these, and DDP would wait for it
     optimizer = make_optimizer(denoiser.network, s)
     ema = make_ema(denoiser.network, s) if s.use_ema else None
     denoiser.network.train()
@@ -225,6 +228,7 @@ def make_optimizer(network: torch.nn.Module, settings: TrainSettings) -> torch.o
     Raises:
         ImportError: 8-bit Adam asked for without bitsandbytes.
     """
+    parameters = [p for p in network.parameters() if p.requires_grad]
     options = {
         "lr": settings.learning_rate,
         "betas": (settings.adam_beta1, settings.adam_beta2),
@@ -234,8 +238,8 @@ def make_optimizer(network: torch.nn.Module, settings: TrainSettings) -> torch.o
     if settings.use_8bit_adam:
         import bitsandbytes
 
-        return bitsandbytes.optim.AdamW8bit(network.parameters(), **options)
-    return torch.optim.AdamW(network.parameters(), **options, fused=torch.cuda.is_available() or None)
+        return bitsandbytes.optim.AdamW8bit(parameters, **options)
+    return torch.optim.AdamW(parameters, **options, fused=torch.cuda.is_available() or None)
 
 
 def make_ema(network: torch.nn.Module, settings: TrainSettings) -> EMAModel:
