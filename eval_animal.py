@@ -14,6 +14,7 @@ import torch
 
 from data import DataError
 from data.animals import Animals
+from data.pictures import Pictures
 from igm import UserError
 from igm.evaluation import Infer, evaluate, finish
 from igm.inference.diffusion_classifier import combinations, infer_dc_variant, infer_diffusion_classifier
@@ -38,7 +39,10 @@ from models.stable_diffusion import StableDiffusion, is_within_reach
 SHIPPED = ROOT / "models" / "pretrained" / "animals-mini"
 METHODS = ("igm", "diffusion_classifier", "dc_variant")
 MOST_JOINT_PROMPTS = 10_000
-DETERMINING = ("dataset_root", "classes", "prompt", "num_objects", "num_images", "num_draws", "confidence")
+DETERMINING = (
+    *("dataset_root", "images", "classes", "prompt", "num_objects", "num_images", "num_draws", "confidence"),
+    "timestep_range",
+)
 
 
 def parse_options() -> argparse.Namespace:
@@ -46,6 +50,7 @@ def parse_options() -> argparse.Namespace:
     parser = new_parser(__doc__.splitlines()[0])
     group = parser.add_argument_group("data")
     group.add_argument("--dataset_root", default=str(ROOT / "data" / "animals"), help="folder of images")
+    group.add_argument("--images", nargs="+", help="instead: own pictures, or folders of them, without labels")
     group.add_argument("--classes", nargs="+", default=["cat", "dog", "rabbit"], help="what may be in a picture")
     group.add_argument("--num_objects", type=int_range, default=(2, 2), help="classes per picture; a range is inferred")
     group.add_argument("--num_images", type=positive, help="the first so many (default: all)")
@@ -135,7 +140,6 @@ def choose_method(options: argparse.Namespace, denoiser: StableDiffusion, method
         "num_draws": options.num_draws,
         "confidence": options.confidence if options.confidence < 1 else None,
         "t_range": tuple(options.timestep_range or denoiser.meta.get("t_range", (0, denoiser.num_timesteps))),
-        "batch_size": options.batch_size or denoiser.rows_at_once,
         "seed": options.seed,
     }
     if method == "dc_variant":
@@ -150,25 +154,33 @@ def choose_method(options: argparse.Namespace, denoiser: StableDiffusion, method
         else:
             infer = functools.partial(infer_discrete, space=Subsets(m, sizes), **common)
 
-    def run_method(posterior, num_concepts, image_numbers):
-        known = {"num_concepts": num_concepts} if method == "diffusion_classifier" else {}
-        found = infer(denoiser, posterior, image_numbers=image_numbers, **known)
+    def run_method(posterior, num_concepts, **rest):
+        if method == "diffusion_classifier":
+            rest["num_concepts"] = torch.full((len(posterior),), sizes[0])
+        found = infer(denoiser, posterior, **rest)
         found.forward = found.forward * len(options.prompt)
         return found
 
     return run_method
 
 
-def main() -> None:
-    options = parse_options()
-    check_options(options)
-    dataset = Animals(
+def load_data(options: argparse.Namespace) -> Animals | Pictures:
+    """The pictures of --images, or those of --dataset_root with their labels."""
+    if options.images:
+        return Pictures(options.images, max_images=options.num_images)
+    return Animals(
         options.dataset_root,
         options.classes,
         options.num_objects,
         max_images=options.num_images,
         skip_bad_images=options.skip_bad_images,
     )
+
+
+def main() -> None:
+    options = parse_options()
+    check_options(options)
+    dataset = load_data(options)  # before the model: mistakes in the data show at once
     checkpoint = choose_checkpoint(options)
     denoiser = load_model(options, checkpoint)
     set_resolution(options, denoiser, [dataset])
@@ -184,6 +196,7 @@ def main() -> None:
             options=determining(options, DETERMINING),
             checkpoint=checkpoint,
             images_per_batch=options.images_per_batch,
+            batch_size=options.batch_size or denoiser.rows_at_once,
             resume=options.resume,
         )
         if summary:

@@ -60,7 +60,9 @@ def build(resolution: int, device: torch.device, dtype: torch.dtype) -> StableDi
 
 
 @torch.no_grad()
-def published_loop(denoiser: StableDiffusion, image: torch.Tensor, prompts: torch.Tensor, num_draws: int) -> torch.Tensor:
+def published_loop(
+    denoiser: StableDiffusion, image: torch.Tensor, prompts: torch.Tensor, num_draws: int
+) -> torch.Tensor:
     """Errors (3,) of the pairs: per draw one encoding and six rows, each by itself."""
     pairs = list(itertools.combinations(range(CLASSES), 2))
     errors = torch.zeros(len(pairs))
@@ -120,9 +122,13 @@ def main() -> None:
     old = timed(lambda: published_loop(denoiser, image, prompts, n), device) / n
     print(f"{device}, {dtype}, {options.resolution} x {options.resolution}, {n} draws, {batch} rows at once")
     print(f"published loop: {old:.3g} s per draw, {old * FULL:,.0f} s per image of {FULL:,} draws")
-    print(f"here:           {new:.3g} s per draw, {new * FULL + encode:,.0f} s per image ({encode:.2g} s of it encoding)")
+    print(
+        f"here:           {new:.3g} s per draw, {new * FULL + encode:,.0f} s per image ({encode:.2g} s of it encoding)"
+    )
     adaptive = new * options.adaptive_draws + encode
-    print(f"ratio {old * FULL / (new * FULL + encode):.2f}; at {options.adaptive_draws} draws {old * FULL / adaptive:.1f}")
+    print(
+        f"ratio {old * FULL / (new * FULL + encode):.2f}; at {options.adaptive_draws} draws {old * FULL / adaptive:.1f}"
+    )
     print(f"peak memory here: {memory:.2f} GiB")
 
 

@@ -140,7 +140,9 @@ def read_jsonl(file: Path) -> list[dict]:
             except json.JSONDecodeError:
                 rows.append(None)
             if not isinstance(rows[-1], dict):
-                raise DataError(f'{file} line {number} is not a JSON object such as {{"file_name": ..., "labels": ...}}')
+                raise DataError(
+                    f'{file} line {number} is not a JSON object such as {{"file_name": ..., "labels": ...}}'
+                )
     return rows
 
 

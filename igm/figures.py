@@ -395,7 +395,9 @@ def redraw(folder: str | Path, max_images: int = 24) -> list[Path]:
             continue
         written.append(folder / "figures" / f"positions_{group.replace('/', '_')}.png")
         position_sheet(images, shown, written[-1], max_images=max_images)
-    if options.get("task") != "animals" and any(record["conds_true"] for records in groups.values() for record in records):
+    if options.get("task") != "animals" and any(
+        record["conds_true"] for records in groups.values() for record in records
+    ):
         written.append(folder / "figures" / "perception_rate.png")
         perception_curve(groups, written[-1])
     return written

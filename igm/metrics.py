@@ -161,7 +161,9 @@ def label_metrics(
         metrics, ci95: as `position_metrics`; recall_per_class is a list, None for a class that no image shows.
     """
     records = _with_truth(records)
-    sets = [[{int(np.argmax(row)) for row in record[key]} for key in ("conds_true", "conds_pred")] for record in records]
+    sets = [
+        [{int(np.argmax(row)) for row in record[key]} for key in ("conds_true", "conds_pred")] for record in records
+    ]
     num_classes = len(records[0]["conds_true"][0]) if records else 0
     ones = np.ones(len(records))
     metrics: dict[str, Any] = {"recall_per_class": []}

@@ -5,7 +5,6 @@ from pathlib import Path
 import torch
 from diffusers import StableDiffusionPipeline
 from diffusers.utils import logging
-from torch import nn
 
 from models import ModelError
 from models.codec import DEFAULT_MODEL, KLCodec
@@ -100,11 +99,11 @@ class StableDiffusion(Denoiser):
             logging.set_verbosity(verbosity)
         for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
             part.eval().requires_grad_(False)
-        if slicing:
-            pipeline.enable_attention_slicing()
-            pipeline.vae.enable_slicing()
         meta_file = Path(name) / META_FILE
         denoiser = cls(pipeline, read_config(meta_file, "file") if meta_file.is_file() else {})
+        if slicing:  # after the Denoiser has set its own attention, which it replaces
+            pipeline.enable_attention_slicing()
+            pipeline.vae.enable_slicing()
         return denoiser.place(torch.device(device), cpu_offload)
 
     def place(self, device: torch.device, cpu_offload: bool) -> "StableDiffusion":
@@ -160,8 +159,13 @@ def load_pipeline(name: str | Path, dtype: torch.dtype, local_files_only: bool) 
             )
     except Exception as error:  # diffusers, hub and network libraries raise many kinds
         raise ModelError(f"--checkpoint {name} {why_not(name, error, local_files_only)}") from None
-    if not isinstance(pipeline.unet, nn.Module) or pipeline.unet.config.in_channels != pipeline.vae.config.latent_channels:
-        raise ModelError(f"--checkpoint {name} does not denoise plain latents (inpainting, depth?); name a text-to-image one")
+    if (
+        not isinstance(pipeline.unet, nn.Module)
+        or pipeline.unet.config.in_channels != pipeline.vae.config.latent_channels
+    ):
+        raise ModelError(
+            f"--checkpoint {name} does not denoise plain latents (inpainting, depth?); name a text-to-image one"
+        )
     return pipeline
 
 
@@ -176,7 +180,9 @@ def why_not(name: str | Path, error: Exception, local_files_only: bool) -> str:
         return f"does not exist on the hub, or is private; the default is {DEFAULT_MODEL}"
     if local_files_only:
         return "is not in the local cache; leave out --local_files_only, or name a pipeline's folder"
-    return f"could not be fetched from the hub ({one_line(error)[:200]}); check the network, or name a pipeline's folder"
+    return (
+        f"could not be fetched from the hub ({one_line(error)[:200]}); check the network, or name a pipeline's folder"
+    )
 
 
 def is_within_reach(name: str, local_files_only: bool) -> bool:

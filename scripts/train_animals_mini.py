@@ -23,9 +23,10 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from data.synthetic.animals import scenes, sprites
+from igm.batches import step_generator
 from igm.checkpoints import list_checkpoints
 from igm.options import new_parser, positive, run
-from igm.training import TrainSettings, step_generator, train
+from igm.training import TrainSettings, train
 from models.codec import KLCodec
 from models.denoiser import Denoiser, load_network
 

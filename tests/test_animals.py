@@ -377,3 +377,16 @@ def test_without_the_default_the_shipped_model_is_named_in_one_line(monkeypatch,
     monkeypatch.setattr("sys.argv", ["eval_animal.py"])
     assert eval_animal.choose_checkpoint(eval_animal.parse_options()) == str(ROOT / "models/pretrained/animals-mini")
     assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+def test_pictures_without_labels_get_answers(pipeline, run_main, tmp_path):
+    save_pictures(tmp_path, ["mine.png", "IMG_7.png"])
+    arguments = ["--checkpoint", pipeline, "--images", tmp_path / "mine.png", tmp_path / "IMG_7.png"]
+    code, out, err = run_main(
+        "eval_animal", *arguments, "--method", *eval_animal.METHODS, "--num_draws", 2, "--output_dir", tmp_path / "out"
+    )
+    assert code == 0, err
+    for method in eval_animal.METHODS:
+        lines = (tmp_path / "out" / "animals" / f"eval-{method}" / "results.jsonl").read_text().splitlines()
+        assert [json.loads(line)["num_pred"] for line in lines] == [2, 2]
+        assert json.loads(lines[0])["conds_true"] is None

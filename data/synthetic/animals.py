@@ -177,7 +177,9 @@ def main() -> None:
     add("--out", required=True, default=argparse.SUPPRESS, metavar="DIR", help="folder to write")
     add("--num_images", type=int, default=100, help="number of pictures")
     add("--classes", nargs="+", default=["cat", "dog", "rabbit"], help=f"some of {', '.join(sprites())}")
-    add("--num_objects", type=_range, default="2", metavar="LOW-HIGH", help="animals per picture, each of another class")
+    add(
+        "--num_objects", type=_range, default="2", metavar="LOW-HIGH", help="animals per picture, each of another class"
+    )
     add("--resolution", type=int, default=96, help="side in pixels")
     add("--seed", type=int, default=0, help="same seed, same files")
     # One line for a mistake, without the usage text above it.
