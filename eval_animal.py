@@ -41,7 +41,7 @@ METHODS = ("igm", "diffusion_classifier", "dc_variant")
 MOST_JOINT_PROMPTS = 10_000
 DETERMINING = (
     *("dataset_root", "images", "classes", "prompt", "num_objects", "num_images", "num_draws", "confidence"),
-    "timestep_range",
+    *("draws_per_round", "timestep_range"),
 )
 
 
@@ -60,6 +60,7 @@ def parse_options() -> argparse.Namespace:
     group.add_argument("--method", nargs="+", choices=METHODS, default=["igm"], help="several run one after the other")
     group.add_argument("--prompt", nargs="+", default=["a photo of a {}"], help="several: their predictions averaged")
     group.add_argument("--num_draws", type=positive, default=1000, help="noise draws per image, at most")
+    group.add_argument("--draws_per_round", type=positive, default=20, help="between two looks at the confidence")
     group.add_argument("--confidence", type=share, default=0.99, help="stop drawing when so sure; 1: never stop early")
     group.add_argument("--timestep_range", type=int, nargs=2, metavar=("LOW", "HIGH"), help="default: the model's own")
     group = parser.add_argument_group("model")
@@ -138,6 +139,7 @@ def choose_method(options: argparse.Namespace, denoiser: StableDiffusion, method
     m, sizes = len(options.classes), options.num_objects
     common = {
         "num_draws": options.num_draws,
+        "draws_per_round": options.draws_per_round,
         "confidence": options.confidence if options.confidence < 1 else None,
         "t_range": tuple(options.timestep_range or denoiser.meta.get("t_range", (0, denoiser.num_timesteps))),
         "seed": options.seed,

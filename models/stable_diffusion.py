@@ -1,10 +1,13 @@
 """A pretrained text-to-image pipeline (Stable Diffusion 1.x or 2.x) as a Denoiser; a concept is a prompt."""
 
+import contextlib
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
+import diffusers
 import torch
-from diffusers import StableDiffusionPipeline
-from diffusers.utils import logging
+import transformers
 
 from models import ModelError
 from models.codec import DEFAULT_MODEL, KLCodec
@@ -29,7 +32,7 @@ class StableDiffusion(Denoiser):
         ModelError: the scheduler predicts something else than epsilon or v.
     """
 
-    def __init__(self, pipeline: StableDiffusionPipeline, meta: dict | None = None):
+    def __init__(self, pipeline: "diffusers.StableDiffusionPipeline", meta: dict | None = None):
         scheduler = pipeline.scheduler
         if not hasattr(scheduler, "alphas_cumprod"):
             raise ModelError(f"scheduler {type(scheduler).__name__} has no alphas_cumprod; use a DDPM or DDIM schedule")
@@ -90,13 +93,8 @@ class StableDiffusion(Denoiser):
             ModelError: not a pipeline, not reachable, or not usable as asked; one line with the mend.
         """
         check_request(name, dtype, torch.device(device), cpu_offload)
-        verbosity = logging.get_verbosity()
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
-        try:
+        with quiet():
             pipeline = load_pipeline(name, dtype, local_files_only)
-        finally:
-            logging.set_verbosity(verbosity)
         for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
             part.eval().requires_grad_(False)
         meta_file = Path(name) / META_FILE
@@ -143,7 +141,23 @@ def check_request(name: str | Path, dtype: torch.dtype, device: torch.device, cp
         raise ModelError(f"--checkpoint {name} does not exist; name a pipeline's folder, a file or a hub id")
 
 
-def load_pipeline(name: str | Path, dtype: torch.dtype, local_files_only: bool) -> StableDiffusionPipeline:
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the libraries' notes on loading (versions, missing image processors, progress) off the screen."""
+    kinds = [diffusers.utils.logging, transformers.utils.logging]
+    before = [kind.get_verbosity() for kind in kinds]
+    for kind in kinds:
+        kind.set_verbosity_error()
+        kind.disable_progress_bar()
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        for kind, verbosity in zip(kinds, before, strict=True):
+            kind.set_verbosity(verbosity)
+
+
+def load_pipeline(name: str | Path, dtype: torch.dtype, local_files_only: bool) -> "diffusers.StableDiffusionPipeline":
     """The pipeline, its safety checker left out.
 
     Raises:
@@ -152,20 +166,15 @@ def load_pipeline(name: str | Path, dtype: torch.dtype, local_files_only: bool) 
     options = {"torch_dtype": dtype, "local_files_only": local_files_only, "safety_checker": None}
     try:
         if Path(name).is_file():
-            pipeline = StableDiffusionPipeline.from_single_file(str(name), **options)
+            pipeline = diffusers.StableDiffusionPipeline.from_single_file(str(name), **options)
         else:
-            pipeline = StableDiffusionPipeline.from_pretrained(
+            pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
                 str(name), use_safetensors=True, feature_extractor=None, requires_safety_checker=False, **options
             )
     except Exception as error:  # diffusers, hub and network libraries raise many kinds
         raise ModelError(f"--checkpoint {name} {why_not(name, error, local_files_only)}") from None
-    if (
-        not isinstance(pipeline.unet, nn.Module)
-        or pipeline.unet.config.in_channels != pipeline.vae.config.latent_channels
-    ):
-        raise ModelError(
-            f"--checkpoint {name} does not denoise plain latents (inpainting, depth?); name a text-to-image one"
-        )
+    if pipeline.unet.config.in_channels != pipeline.vae.config.latent_channels:
+        raise ModelError(f"--checkpoint {name} is no plain text-to-image pipeline (inpainting? depth?); name another")
     return pipeline
 
 

@@ -8,6 +8,7 @@ Example:
 """
 
 import json
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -28,7 +29,7 @@ from igm.checkpoints import list_checkpoints
 from igm.options import new_parser, positive, run
 from igm.training import TrainSettings, train
 from models.codec import KLCodec
-from models.denoiser import Denoiser, load_network
+from models.denoiser import META_FILE, Denoiser, load_network
 
 RESOLUTION, DRAWN_AT, MAX_TOKENS = 32, 64, 16
 OFTEN = {"cat": 3, "dog": 3, "rabbit": 3}  # drawn so many times as often as the other animals
@@ -57,6 +58,7 @@ UNET = {
     "norm_num_groups": 16,
     "cross_attention_dim": TEXT["hidden_size"],
 }
+T_RANGE = (300, 700)  # where the prompt makes the most difference, on pairs of a seed that no evaluation uses
 # Stable Diffusion's betas; v-prediction, because a small network that predicts noise ignores its prompt at low noise.
 SCHEDULER = {
     "beta_schedule": "scaled_linear",
@@ -216,8 +218,8 @@ def encode_prompts(tokenizer: CLIPTokenizer, encoder: CLIPTextModel, prompts: li
         return encoder(ids).last_hidden_state
 
 
-def export(folder: Path, tokenizer, encoder, vae, scheduler, network) -> None:
-    """Write the pipeline in float16, as diffusers does."""
+def export(folder: Path, tokenizer, encoder, vae, scheduler, network, meta: dict) -> None:
+    """Write the pipeline in float16, as diffusers does, and the facts that inference uses."""
     pipeline = StableDiffusionPipeline(
         vae=vae,
         text_encoder=encoder,
@@ -229,6 +231,9 @@ def export(folder: Path, tokenizer, encoder, vae, scheduler, network) -> None:
         requires_safety_checker=False,
     )
     pipeline.to(torch.float16).save_pretrained(folder)
+    for name in ("vocab.json", "merges.txt"):  # transformers 5 writes one file of its own instead
+        shutil.copy(Path(tokenizer.name_or_path) / name, folder / "tokenizer" / name)
+    (folder / META_FILE).write_text(json.dumps(meta, indent=2) + "\n")
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     print(f"{folder}: {size / 2**20:.1f} MiB")
 
@@ -268,7 +273,8 @@ def main() -> None:
     print(f"{(time.perf_counter() - started) / 60:.0f} minutes")
     if options.export_to:
         network = load_network(list_checkpoints(out)[-1])
-        export(options.export_to, tokenizer, encoder, vae, denoiser.scheduler, network)
+        meta = {"task": "animals", "classes": options.classes, "t_range": T_RANGE}
+        export(options.export_to, tokenizer, encoder, vae, denoiser.scheduler, network, meta)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -53,7 +54,7 @@ def write_pipeline(folder, prediction_type):
         norm_num_groups=4,
     )
     scheduler = DDPMScheduler.from_config({**SCHEDULER, "prediction_type": prediction_type})
-    train_animals_mini.export(folder / "pipeline", tokenizer, encoder, vae, scheduler, unet)
+    train_animals_mini.export(folder / "pipeline", tokenizer, encoder, vae, scheduler, unet, {})
     return folder / "pipeline"
 
 
@@ -359,7 +360,7 @@ def test_the_hub_refusals_are_told_apart(name, words, monkeypatch):
     def refuse(*args, **kwargs):
         raise type(name, (OSError,), {})("401 Client Error")
 
-    monkeypatch.setattr(models.stable_diffusion.StableDiffusionPipeline, "from_pretrained", refuse)
+    monkeypatch.setattr(diffusers.StableDiffusionPipeline, "from_pretrained", refuse)
     with pytest.raises(ModelError, match=words):
         StableDiffusion.from_pretrained("someone/something")
 
