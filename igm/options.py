@@ -101,6 +101,22 @@ def positive_float(text: str) -> float:
     return value
 
 
+def not_negative_float(text: str) -> float:
+    """A number of at least 0."""
+    value = float(text)
+    if not value >= 0:
+        raise argparse.ArgumentTypeError(f"must be at least 0, not {value}")
+    return value
+
+
+def probability(text: str) -> float:
+    """A number between 0 and 1, both excluded."""
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"must lie between 0 and 1, not {value}")
+    return value
+
+
 def int_range(text: str) -> tuple[int, int]:
     """A range "3-5" of counts, both ends included; "4" is "4-4"."""
     low, _, high = text.partition("-")
