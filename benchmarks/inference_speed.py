@@ -2,7 +2,7 @@
 
 The published procedure takes one image at a time, encodes it in every step, evaluates the network for K concepts and
 unconditionally, and starts again for every start. It is timed on `--published_steps` steps per image and extrapolated to
-2,000 steps of every start; its accuracy is that of `gradient`, which descends the same error from the same starts. Every
+all steps of every start; its accuracy is that of `gradient`, which descends the same error from the same starts. Every
 method runs in a process of its own, so that its peak memory is its own.
 
 Examples:
@@ -35,7 +35,7 @@ from igm.options import ROOT, best_device, int_range, new_parser, not_negative, 
 from models.denoiser import Denoiser
 
 T_RANGE = (0, 500)
-FULL_STEPS = 2000
+REFINEMENT_STEPS = 40
 
 
 def published_steps(denoiser: Denoiser, image: torch.Tensor, k: int, num_steps: int, seed: int) -> torch.Tensor:
@@ -83,7 +83,8 @@ def make_method(name: str, denoiser: Denoiser, options: argparse.Namespace) -> C
     if name == "pursuit":
         return lambda *args, **more: infer_pursuit(denoiser, *args, **settings_of(denoiser.meta), **common, **more)
     starts = 1 if name == "gradient, 1 start" else options.num_inits
-    return lambda *args, **more: infer_gradient(denoiser, *args, num_inits=starts, **common, **more)
+    common |= {"num_inits": starts, "num_steps": options.num_steps}
+    return lambda *args, **more: infer_gradient(denoiser, *args, **{**common, **more})
 
 
 def count_flop(function: Callable[[int], object], steps: int) -> float:
@@ -111,7 +112,7 @@ def measure(name: str, options: argparse.Namespace) -> list[dict]:
 
 def measure_published(name: str, denoiser: Denoiser, images: list, options: argparse.Namespace) -> dict:
     """Time and count the published loop on a part of its steps; per image, all steps of all starts."""
-    steps, total = options.published_steps, FULL_STEPS * options.num_inits
+    steps, total = options.published_steps, options.num_steps * options.num_inits
     started = time.perf_counter()
     for image, true in images:
         published_steps(denoiser, image, len(true), steps, options.seed)
@@ -141,7 +142,7 @@ def measure_own(name: str, denoiser: Denoiser, images: list, options: argparse.N
             objects += len(true)
     synchronize()
     seconds = (time.perf_counter() - started) / len(images)
-    flop = mean_flop(infer, denoiser, images, FULL_STEPS if name.startswith("gradient") else 40)
+    flop = mean_flop(infer, denoiser, images, options.num_steps if name.startswith("gradient") else REFINEMENT_STEPS)
     n = len(images)
     return {
         "found": found / objects,
@@ -213,7 +214,7 @@ def growth(options: argparse.Namespace) -> list[tuple[str, int, float, float]]:
         infer(posterior, counts, **settings)
         synchronize()
         seconds = (time.perf_counter() - started) / images
-        flop = count_flop(lambda n: infer(posterior[:1], counts[:1], num_steps=n, **settings), 40)
+        flop = count_flop(lambda n: infer(posterior[:1], counts[:1], num_steps=n, **settings), REFINEMENT_STEPS)
         table.append((what, value, seconds, flop / 1e12))
 
     for k in range(3, 11):
@@ -232,6 +233,9 @@ def main() -> None:
     parser.add_argument("--object_counts", type=int_range, nargs="+", default=[(3, 5), (6, 8)], help="one group each")
     parser.add_argument("--num_images", type=positive, default=10, help="per group")
     parser.add_argument("--num_inits", type=positive, default=10, help="starts of the published procedure and gradient")
+    parser.add_argument(
+        "--num_steps", type=positive, default=2000, help="steps of the published procedure and gradient"
+    )
     parser.add_argument("--published_steps", type=positive, default=20, help="steps per image that are timed")
     parser.add_argument("--images_per_batch", type=positive, default=5, help="of gradient and pursuit")
     parser.add_argument("--batch_size", type=positive, default=1024, help="most network rows at once")
