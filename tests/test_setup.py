@@ -3,10 +3,11 @@
 import json
 import shutil
 import sys
+import threading
 
 import pytest
 import torch
-from conftest import UNET, write_clevr
+from conftest import ROOT, UNET, write_clevr
 from test_scripts import check_refused, free_port, no_model, train_args  # noqa: F401 (fixtures)
 
 import igm.setup
@@ -51,7 +52,10 @@ def test_estimated_activations_are_those_of_a_real_pass(make_denoiser, kind, che
         result = denoiser.predict_pairs(torch.randn(2, 4, 8, 8), torch.tensor([3, 4]), torch.rand(3, 2), index)
     real = sum(kept.values())
     del result
-    assert activation_bytes(denoiser, 3, 2, checkpointing) == pytest.approx(real, rel=0.2)  # attention keeps its scores where it has no storage
+    estimate = activation_bytes(
+        denoiser, 3, 2, checkpointing
+    )  # it counts attention's scores, which a CPU does not keep
+    assert estimate == pytest.approx(real, rel=0.2)
 
 
 def copy_with(clevr_root, tmp_path, **changes):
@@ -139,3 +143,24 @@ def test_published_launch_on_a_machine_without_gpu(run_script, train_args, tmp_p
         assert done.stderr.count(message) == 1, done.stderr
     state = json.loads((tmp_path / "out" / "clevr" / "checkpoint-1" / "training.json").read_text())
     assert state["num_processes"] == 2 and state["images_per_step"] == 4
+
+
+@pytest.mark.slow
+def test_two_machines_from_the_config_file(run_script, train_args, tmp_path):  # noqa: F811
+    """Both "machines" are here, with one CPU process each; they share the folder of the run."""
+    config = ROOT / "configs" / "accelerate" / "two_machines.yaml"
+    port, results = free_port(), {}
+
+    def start(rank):
+        place = ["--num_processes=2", f"--machine_rank={rank}", "--main_process_ip=127.0.0.1"]
+        launcher = ["-m", "accelerate.commands.launch", "--config_file", config, *place, "--main_process_port", port]
+        results[rank] = run_script(*launcher, "train_clevr.py", *train_args(max_train_steps=2), timeout=500)
+
+    threads = [threading.Thread(target=start, args=(rank,)) for rank in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [results[rank].returncode for rank in (0, 1)] == [0, 0], results[0].stderr + results[1].stderr
+    state = json.loads((tmp_path / "out" / "clevr" / "checkpoint-2" / "training.json").read_text())
+    assert state["num_processes"] == 2
