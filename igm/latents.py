@@ -14,7 +14,6 @@ import json
 import math
 import os
 import shutil
-import sys
 import zlib
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from accelerate import PartialState
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from igm import warn
 from models.codec import Codec, codec_fingerprint
 
 BLOCK = 64  # images encoded, checked and made again together
@@ -107,13 +107,13 @@ def missing_blocks(path: Path, index: dict) -> int:
     except (OSError, ValueError):
         fits = False
     if not fits:
-        print(f"warning: {path} is not a cache of this data and codec, or is damaged; making it again", file=sys.stderr)
+        warn(f"{path} is not a cache of this data and codec, or is damaged; making it again")
         shutil.rmtree(path) if path.is_dir() else path.unlink()
         return total
     size = 2 * math.prod(index["shape"][1:]) * BLOCK  # bytes
     torn = [b for b in np.flatnonzero(checksums) if checksum(values[b * size : (b + 1) * size]) != checksums[b]]
     if torn:
-        print(f"warning: {path}: {len(torn)} of {total} blocks are damaged; making them again", file=sys.stderr)
+        warn(f"{path}: {len(torn)} of {total} blocks are damaged; making them again")
         checksums[torn] = 0
         write_at(path / CHECKSUM_FILE, 0, checksums.tobytes())
     return int((checksums == 0).sum())

@@ -12,10 +12,11 @@ import transformers
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, set_seed
 
+from igm import warn
 from igm.checkpoints import check_same_run, find_checkpoint
 from igm.dry_run import describe, memory_estimate
 from igm.latents import CachedLatents, build_cache, cache_bytes, cache_index, cache_path
-from igm.options import choose_tracker, train_settings, usable_precision, warn
+from igm.options import choose_tracker, train_settings, usable_precision
 from igm.training import TrainSettings, train
 from igm.validation import make_validator
 from models import ModelError
