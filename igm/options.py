@@ -151,6 +151,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     group.add_argument("--allow_tf32", action="store_true", help="TF32 matrix products on Ampere and later GPUs")
     group.add_argument("--output_dir", default="outputs", help="results go to <output_dir>/<tracker_project_name>")
     group.add_argument("--tracker_project_name", help="name of the run and of its folder")
+    group.add_argument("--dry_run", action="store_true", help="print options, data, parameters and memory, and stop")
     return group
 
 
@@ -178,6 +179,7 @@ def add_training_options(parser: argparse.ArgumentParser, **defaults) -> None:
     group.add_argument("--offset_noise", action="store_true", help="add one normal number per channel to the noise")
     group.add_argument("--snr_gamma", type=positive_float, help="min-SNR weights of the error; 5 is usual")
     group.add_argument("--set_grads_to_none", action=argparse.BooleanOptionalAction, help="instead of zeros")
+    group.add_argument("--compile", action="store_true", help="torch.compile, with a few sizes of packed batches")
     group.add_argument("--enable_xformers_memory_efficient_attention", action="store_true", help="needs CUDA, xformers")
     group.add_argument("--dataloader_num_workers", type=not_negative, help="loader processes")
     group.add_argument("--no_latent_cache", action="store_true", help="encode in every step, keep no latents on disk")

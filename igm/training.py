@@ -94,9 +94,11 @@ def train(
         accelerator.print(f"Resumed {checkpoint} at step {step} of {s.max_train_steps}")
 
     loader = make_loader(accelerator, denoiser, dataset, s, share, step)
+    if accelerator.num_processes > 1 and len(loader):
+        settle_reduction(denoiser, optimizer, to_device(loader.dataset[loader.sampler[0]], accelerator.device))
     with contextlib.closing(Meter(accelerator, s, step, share.images_per_step)) as meter:
         for batch in loader:
-            batch = {name: value.to(accelerator.device, non_blocking=True) for name, value in batch.items()}
+            batch = to_device(batch, accelerator.device)
             with accelerator.accumulate(denoiser.network):
                 loss = training_loss(denoiser, batch, s.snr_gamma)
                 accelerator.backward(loss)
@@ -180,6 +182,21 @@ def training_loss(denoiser: Denoiser, batch: dict[str, torch.Tensor], snr_gamma:
         kind = denoiser.scheduler.config.prediction_type
         error = error * snr_weights(denoiser.alphas_cumprod, noise.t, snr_gamma, kind)
     return error.mean()
+
+
+def to_device(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
+    """A batch on a device, without waiting for the copies of pinned memory."""
+    return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
+
+
+def settle_reduction(denoiser: Denoiser, optimizer: torch.optim.Optimizer, batch: dict[str, torch.Tensor]) -> None:
+    """One backward pass whose gradients are dropped, after which DDP regroups them for good.
+
+    Without it the first step after a start or a resume would sum the processes' gradients in another order than the rest,
+    and a resumed run of more than two processes would differ in the last bits.
+    """
+    training_loss(denoiser, batch).backward()
+    optimizer.zero_grad()
 
 
 def make_optimizer(network: torch.nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:

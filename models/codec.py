@@ -139,8 +139,8 @@ def load_hub_vae(name: str, local_files_only: bool) -> AutoencoderKL:
 
 
 def codec_fingerprint(codec: Codec) -> str:
-    """A short name for exactly these weights; keys caches of what the codec yields."""
-    digest = hashlib.sha256()
+    """A short name for exactly these weights and their scaling; keys caches of what the codec yields."""
+    digest = hashlib.sha256(str(codec.vae.config.scaling_factor if isinstance(codec, KLCodec) else 1).encode())
     for name, tensor in sorted(codec.state_dict().items()):
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().float().numpy().tobytes())
