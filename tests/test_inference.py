@@ -9,11 +9,11 @@ import torch
 from igm.evaluation import infer_batch
 from igm.inference import Posterior, draw_for_images, image_generators
 from igm.inference.gradient import Pairs, clip_norm, composition_gradient, infer_gradient
+from igm.inference.pricing import price_candidates
 from igm.inference.pursuit import (
     best_addition,
     candidate_grid,
     infer_pursuit,
-    price_candidates,
     pursue,
     refine,
     separating_push,

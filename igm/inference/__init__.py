@@ -33,6 +33,9 @@ class Draws:
     t: torch.Tensor
     eps: torch.Tensor
 
+    def __getitem__(self, image: int) -> "Draws":
+        return Draws(self.x_0[image], self.t[image], self.eps[image])
+
 
 @dataclass
 class Inferred:

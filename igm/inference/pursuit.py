@@ -3,9 +3,9 @@
 import torch
 
 from igm import UserError
-from igm.composition import ErrorMatrix
 from igm.inference import Draws, Inferred, Posterior, draw_for_images, image_generators
 from igm.inference.gradient import Pairs, clip_norm, composition_gradient
+from igm.inference.pricing import price_candidates
 from models.denoiser import Denoiser
 
 GRID_MARGIN = 0.03  # the grid reaches so far beyond the training positions
@@ -22,32 +22,6 @@ def candidate_grid(num_candidates: int, bounds: list[float] | None = None) -> to
     xs = left + (torch.arange(columns) + 0.5) / columns * (right - left)
     ys = top + (torch.arange(rows) + 0.5) / rows * (bottom - top)
     return torch.cartesian_prod(xs, ys)
-
-
-@torch.no_grad()
-def price_candidates(
-    denoiser: Denoiser, posterior: Posterior, candidates: torch.Tensor, draws: Draws, batch_size: int
-) -> tuple[ErrorMatrix, torch.Tensor]:
-    """The error matrix of every image over the candidates (M, D), on the image's own draws.
-
-    At most `batch_size` pairs (draw, candidate) are in the network at once, or one draw's candidates if they are more.
-
-    Returns:
-        the matrix; base (B, N, C, H, W), each draw's mean prediction over all candidates.
-    """
-    m, device = len(candidates), posterior.mean.device
-    candidates = candidates.to(device)
-    matrix, base = ErrorMatrix(len(posterior), m, device), torch.zeros_like(draws.x_0)
-    for image in range(len(posterior)):
-        for part in torch.arange(draws.t.shape[1]).split(max(1, batch_size // m)):
-            x_0, t, eps = draws.x_0[image, part], draws.t[image, part], draws.eps[image, part]
-            shared = denoiser.share(denoiser.add_noise(x_0, eps, t), t)
-            index = torch.arange(len(part), device=device).repeat_interleave(m)
-            predictions = denoiser.predict_shared(shared, candidates.repeat(len(part), 1), index)  # (N M, C, H, W)
-            predictions = predictions.unflatten(0, (len(part), m))  # (N, M, C, H, W)
-            matrix.add(image, predictions, denoiser.target(x_0, eps, t))
-            base[image, part] = predictions.mean(1)
-    return matrix, base
 
 
 def with_gain(A: torch.Tensor, gain: float) -> torch.Tensor:
