@@ -23,13 +23,16 @@ from models.unet import cond_size as size_of_cond
 from models.unet import read_config
 
 
-def start_training(options: argparse.Namespace, dataset, validation, *, meta: dict, cond_size: int) -> None:
+def start_training(
+    options: argparse.Namespace, dataset, validation, *, meta: dict, cond_size: int, build=None, loss=None
+) -> None:
     """Build everything that the options ask for, and train.
 
     Args:
         dataset, validation: training items, and those whose pictures are drawn.
         meta: facts about the training data, stored with every checkpoint.
         cond_size: D of the dataset's conditions.
+        build: makes the model, called as `make_denoiser`, the default. loss: as in `igm.training.train`.
 
     Raises:
         ModelError, DataError, TrainingError: a mistake of the user's, in one line.
@@ -54,7 +57,7 @@ def start_training(options: argparse.Namespace, dataset, validation, *, meta: di
     accelerator.print(f"{len(dataset):,} training images, {dataset.num_skipped} unreadable ones left out")
     settings = train_settings(options, len(dataset), accelerator.num_processes)
     set_seed(options.seed)  # the network's first weights; every process draws the same
-    denoiser = make_denoiser(options, accelerator, meta)
+    denoiser = (build or make_denoiser)(options, accelerator, meta)
     if not options.no_latent_cache:
         dataset = cache_latents(accelerator, dataset, denoiser, run_dir / "cache", options.dataloader_num_workers)
     if accelerator.is_main_process:
@@ -75,7 +78,7 @@ def start_training(options: argparse.Namespace, dataset, validation, *, meta: di
         )
     config = {k: v for k, v in sorted(denoiser.network.config.items()) if not k.startswith("_")}
     same_run = {"unet_config": config, "task": meta["task"]}
-    train(accelerator, denoiser, dataset, run_dir, settings, same_run=same_run, validate=validate)
+    train(accelerator, denoiser, dataset, run_dir, settings, same_run=same_run, validate=validate, loss=loss)
     accelerator.end_training()
 
 

@@ -104,6 +104,7 @@ def train(
     *,
     same_run: dict | None = None,
     validate: Callable[[int], None] | None = None,
+    loss: Callable[..., torch.Tensor] | None = None,
 ) -> int:
     """Train `denoiser.network` in place; return the last step.
 
@@ -112,6 +113,7 @@ def train(
         output_dir: where `checkpoint-<step>` folders go.
         same_run: facts that a resumed run must share with its checkpoint.
         validate: called with the step, by every process, every `validation_steps` steps.
+        loss: what is minimised, called as `training_loss`, the default.
 
     Raises:
         TrainingError: the loss is not finite; the last good checkpoint is kept.
@@ -140,15 +142,15 @@ def train(
     with contextlib.closing(Meter(accelerator, s, step, batch)) as meter:
         for micro_step, items in enumerate(loader, step * s.gradient_accumulation_steps):
             with accelerator.accumulate(denoiser.network):
-                loss = training_loss(accelerator, denoiser, items, s, micro_step)
-                accelerator.backward(loss)
+                value = (loss or training_loss)(accelerator, denoiser, items, s, micro_step)
+                accelerator.backward(value)
                 if accelerator.sync_gradients:
                     accelerator.clip_grad_norm_(denoiser.network.parameters(), s.max_grad_norm)
                     for group in optimizer.param_groups:
                         group["lr"] = learning_rate(s, step)
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=s.set_grads_to_none)
-            meter.add(loss)
+            meter.add(value)
             if not accelerator.sync_gradients:
                 continue
 

@@ -1,4 +1,4 @@
-"""Drawn faces in the layout of CelebA (178x218 JPEG, 40 attributes, partition): attributes that compose, and a domain shift.
+"""Drawn faces in the layout of CelebA (178x218 JPEG, 40 attributes, partition): composed attributes, a domain shift.
 
 Black_Hair, Eyeglasses, Smiling, Male and about twenty others are drawn; the rest of the 40 are always -1. As in real
 collections attributes are correlated within the female domain (black hair with glasses and darker skin, smiles with
