@@ -36,7 +36,9 @@ def load_data(options: argparse.Namespace, *, joint: bool = False) -> tuple[Cele
     root, flip = options.dataset_root, options.flip
     dataset = CelebA(root, "train", attributes=options.attributes, max_images=options.max_images, flip=flip, **common)
     for name in dataset.constant_attributes():
-        warn(f"attribute {name} has one value only in the {len(dataset):,} training rows; nothing can be learnt about it")
+        warn(
+            f"attribute {name} has one value only in the {len(dataset):,} training rows; nothing can be learnt about it"
+        )
     try:
         return dataset, CelebA(root, "val", attributes=options.attributes, max_images=100, **common)
     except DataError:

@@ -18,7 +18,7 @@ from models import ModelError
 
 
 class SharedTrunkUNet(ModelMixin, ConfigMixin):
-    """A UNet trunk for the noisy image and a small head for each concept asked about: f(x_t, t | c) = head(trunk(x_t, t), c).
+    """A UNet trunk for the noisy image and a small head for each concept: f(x_t, t | c) = head(trunk(x_t, t), c).
 
     The trunk (a diffusers `UNet2DModel`) does not see the concept, so K concepts of an image cost one trunk and K heads. A
     subclass says how a concept scales and shifts the trunk's features (`modulation`).
@@ -81,7 +81,9 @@ class SharedTrunkUNet(ModelMixin, ConfigMixin):
             h = block(h, time[index] + embedding)
         return self.conv_out(F.silu(self.norm_out(h)))  # (P, C, H, W)
 
-    def modulation(self, conds: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | int]:
+    def modulation(
+        self, conds: torch.Tensor, dtype: torch.dtype
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | int]:
         """Scale and shift of the features by concepts (P, D), and what is added to the blocks' time embedding."""
         raise NotImplementedError
 
@@ -193,7 +195,10 @@ def timestep_waves(t: torch.Tensor, size: int) -> torch.Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
-NETWORKS = {"PositionUNet": PositionUNet, "AttributeUNet": AttributeUNet}  # every other name is read as the published UNet2DConditionModel
+NETWORKS = {
+    "PositionUNet": PositionUNet,
+    "AttributeUNet": AttributeUNet,
+}  # every other name is read as the published UNet2DConditionModel
 
 
 def read_config(path: str | Path, what: str) -> dict:

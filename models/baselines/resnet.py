@@ -90,7 +90,9 @@ class Classifier(nn.Module):
         folder = fetch_folder(folder, local_files_only)
         network = load_network(folder, ema=False)
         if not isinstance(network, AttributeResNet):
-            raise ModelError(f"checkpoint {folder} holds no AttributeResNet; name one of scripts/train_celeba_resnet.py")
+            raise ModelError(
+                f"checkpoint {folder} holds no AttributeResNet; name one of scripts/train_celeba_resnet.py"
+            )
         meta = read_config(folder / META_FILE, "file") if (folder / META_FILE).is_file() else {}
         return cls(network, meta).eval().requires_grad_(False)
 
