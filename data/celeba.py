@@ -129,7 +129,9 @@ class CelebA(torch.utils.data.Dataset):
         return [name for name, v in zip(self.attributes, varies, strict=True) if not v]
 
     def path_of(self, i: int) -> Path:
-        """File of item i."""
+        """File of item i; IndexError beyond the end, which also ends `for item in dataset`."""
+        if not 0 <= i < len(self):
+            raise IndexError(f"item {i} of {len(self)}")
         return self.image_dir / self.files[self.rows[i % len(self.rows)]]
 
     def fingerprint(self) -> str:

@@ -75,7 +75,7 @@ class Clevr(torch.utils.data.Dataset):
         return len(self.rows) * (2 if self.flip else 1)
 
     def __getitem__(self, i: int) -> dict:
-        pixels = image_to_tensor(decode_image(self.image_path(self.rows[i % len(self.rows)])), self.resolution)
+        pixels = image_to_tensor(decode_image(self.path_of(i)), self.resolution)
         if i >= len(self.rows):
             pixels = pixels.flip(-1)
         return {"pixel_values": pixels, **self.labels(i)}
@@ -119,7 +119,9 @@ class Clevr(torch.utils.data.Dataset):
         return self.image_dir / str(self.index["files"][row])
 
     def path_of(self, i: int) -> Path:
-        """File of item i."""
+        """File of item i; IndexError beyond the end, which also ends `for item in dataset`."""
+        if not 0 <= i < len(self):
+            raise IndexError(f"item {i} of {len(self)}")
         return self.image_path(self.rows[i % len(self.rows)])
 
     def fingerprint(self) -> str:
