@@ -94,15 +94,14 @@ def choose_method(options: argparse.Namespace, model: Denoiser | Classifier, num
         "num_draws": options.num_draws,
         "confidence": options.confidence,
         "t_range": tuple(options.timestep_range),
-        "batch_size": options.batch_size,
         "seed": options.seed,
     }
     method = {
         "discrete": functools.partial(infer_discrete, candidates=values, space=OneOfEach(sizes), **settings),
         "gc": functools.partial(infer_joint, values=values, sizes=sizes, **settings),
-        "resnet": lambda model, posterior, image_numbers: infer_classifier(model, posterior, values),
+        "resnet": lambda model, posterior, **unused: infer_classifier(model, posterior, values),
     }[options.method]
-    return lambda posterior, num_concepts, image_numbers: method(model, posterior, image_numbers=image_numbers)
+    return lambda posterior, num_concepts, **batching: method(model, posterior, **batching)
 
 
 def main() -> None:
@@ -126,6 +125,7 @@ def main() -> None:
         options=determining(options, DETERMINING),
         checkpoint=checkpoint,
         images_per_batch=options.images_per_batch,
+        batch_size=options.batch_size,
         mixed_precision=usable_precision(options.mixed_precision, model.device),
         resume=options.resume,
     )

@@ -1,5 +1,9 @@
 """Sample data of the project's own, for running without a download."""
 
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from data.clevr import cache_dir
@@ -12,9 +16,11 @@ def sample_root(num_objects: tuple[int, int], num_images: int, seed: int = 0) ->
     """The root of generated CLEVR-like scenes with a `val` split, made at the first call and kept in the cache folder."""
     low, high = num_objects
     root = cache_dir() / f"clevr-sample-{low}-{high}-{num_images}-{seed}"
-    if not (root / "scenes" / "CLEVR_val_scenes.json").is_file():
+    if not root.is_dir():
         print(f"Generating {num_images} scenes of {low} to {high} objects in {root}")
-        clevr.generate(root, "val", num_images, num_objects, resolution=SAMPLE_RESOLUTION, seed=seed, progress=True)
+        with publishing(root) as folder:
+            size = {"resolution": SAMPLE_RESOLUTION, "seed": seed}
+            clevr.generate(folder, "val", num_images, num_objects, **size, progress=True)
     return root
 
 
@@ -24,7 +30,21 @@ def sample_faces(num_images: int, seed: int = 1_000_000) -> Path:
     The default seed is far from those of training sets, and gives faces that no training has seen.
     """
     root = cache_dir() / f"faces-sample-{num_images}-{seed}"
-    if not (root / "list_attr_celeba.txt").is_file():
+    if not root.is_dir():
         print(f"Drawing {2 * num_images} faces in {root}")
-        faces.generate(root, num_train=0, num_test=2 * num_images, seed=seed, progress=True)
+        with publishing(root) as folder:
+            faces.generate(folder, num_train=0, num_test=2 * num_images, seed=seed, progress=True)
     return root
+
+
+@contextlib.contextmanager
+def publishing(folder: Path) -> Iterator[Path]:
+    """A temporary folder that takes the place of `folder` once it is filled; of several processes the first wins."""
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        yield temporary
+        with contextlib.suppress(OSError):  # not empty: another process was first, with the same content
+            os.rename(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

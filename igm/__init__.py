@@ -1,5 +1,14 @@
 """The method: composition, objective, inference, training. It knows no dataset and no file layout of one."""
 
+import os
+import sys
+
 
 class UserError(ValueError):
     """A mistake in what the user asked for; the message is one line with the mend."""
+
+
+def warn(message: str) -> None:
+    """Print one warning line, once per run: only the first process of a machine does."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(f"warning: {message}", file=sys.stderr)

@@ -12,6 +12,7 @@ import errno
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -76,7 +77,7 @@ def register_network_format(accelerator: Accelerator, denoiser: Denoiser, ema=No
 def save_checkpoint(accelerator: Accelerator, folder: Path, state: dict, total_limit: int | None) -> Path:
     """Write `checkpoint-<state["step"]>` under a temporary name, rename it, then remove the oldest beyond the limit.
 
-    Every process calls it. The older checkpoints are untouched until the new one is complete.
+    Every process calls it. The older checkpoints are untouched until the new one is complete and on the disk.
 
     Raises:
         OSError: the disk is full or the folder cannot be written; what was half-written is removed.
@@ -84,11 +85,13 @@ def save_checkpoint(accelerator: Accelerator, folder: Path, state: dict, total_l
     final = Path(folder) / f"checkpoint-{state['step']}"
     temporary = Path(folder) / f".{final.name}.partial"
     if accelerator.is_main_process:
-        shutil.rmtree(temporary, ignore_errors=True)
+        for rest in (*Path(folder).glob(".checkpoint-*.partial"), *Path(folder).glob(".checkpoint-*.removed")):
+            shutil.rmtree(rest, ignore_errors=True)  # of a killed run
     accelerator.wait_for_everyone()
     try:
         accelerator.save_state(str(temporary))
         if accelerator.is_main_process:
+            state = {**state, "num_processes": accelerator.num_processes}
             (temporary / STATE_FILE).write_text(json.dumps(state, indent=2) + "\n")
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -97,26 +100,67 @@ def save_checkpoint(accelerator: Accelerator, folder: Path, state: dict, total_l
         raise
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        shutil.rmtree(final, ignore_errors=True)  # an earlier run's, when training starts afresh in the same folder
+        write_through(temporary)
+        remove(final)  # an earlier run's, when training starts afresh in the same folder
         os.replace(temporary, final)
         others = [p for p in list_checkpoints(folder) if p != final]
         for old in others[: max(0, len(others) + 1 - total_limit)] if total_limit else []:
-            shutil.rmtree(old)
+            remove(old)
     accelerator.wait_for_everyone()
     return final
 
 
-def load_checkpoint(accelerator: Accelerator, path: Path, options: dict) -> int:
+def write_through(folder: Path) -> None:
+    """Have the system write a folder's files to the disk, so that a power cut after the rename finds them there."""
+    for path in sorted(folder.rglob("*"), reverse=True) + [folder]:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def remove(checkpoint: Path) -> None:
+    """Delete a checkpoint; killed on the way, it leaves a hidden folder, never a torn checkpoint."""
+    if checkpoint.exists():
+        hidden = checkpoint.with_name(f".{checkpoint.name}.removed")
+        os.replace(checkpoint, hidden)
+        shutil.rmtree(hidden)
+
+
+def load_checkpoint(accelerator: Accelerator, path: Path, facts: dict) -> int:
     """Restore a checkpoint; return its step.
 
     Raises:
-        ModelError: it was made with other options than `options` (architecture, dataset, batch, seed).
+        ModelError: it is of another run than `facts` (architecture, dataset, batch, seed).
     """
-    state = read_config(path / STATE_FILE, "--resume_from_checkpoint")
-    for name, value in json.loads(json.dumps(options)).items():  # as they were written: tuples are lists
-        if state.get(name, value) != value:
-            raise ModelError(
-                f"{path} was trained with {name} = {state[name]}, now {value}; use the same, or start afresh"
-            )
+    state = check_same_run(path, facts, accelerator.num_processes)
+    if state.get("images_per_step", facts["images_per_step"]) != facts["images_per_step"]:
+        accelerator.print(
+            f"warning: {path} was trained by {state['num_processes']} processes with {state['images_per_step']} images "
+            f"per step, now {accelerator.num_processes} with {facts['images_per_step']}: training goes on, but in "
+            "another data order (some images of this epoch may be seen twice or not at all)",
+            file=sys.stderr,
+        )
     accelerator.load_state(str(path))
     return int(state["step"])
+
+
+def check_same_run(path: Path, facts: dict, num_processes: int) -> dict:
+    """What `training.json` of a checkpoint says. Another number of processes may make another number of images per step.
+
+    Raises:
+        ModelError: it differs from `facts`; one line with what differs.
+    """
+    state = read_config(path / STATE_FILE, "--resume_from_checkpoint")
+    for name, value in json.loads(json.dumps(facts)).items():  # as they were written: tuples are lists
+        old = state.get(name, value)
+        if name == "images_per_step" and state.get("num_processes", num_processes) != num_processes:
+            continue
+        if isinstance(value, dict):
+            differing = [key for key in value if old.get(key, value[key]) != value[key]]
+            name = f"{name}: {', '.join(differing)}"
+            old, value = [old[key] for key in differing], [value[key] for key in differing]
+        if old != value:
+            raise ModelError(f"{path} was trained with {name} = {old}, now {value}; use the same, or start afresh")
+    return state

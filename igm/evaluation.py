@@ -10,6 +10,7 @@ from accelerate import PartialState
 from PIL import Image
 from tqdm import tqdm
 
+from igm import warn
 from igm.figures import convergence_gif, redraw
 from igm.inference import Inferred, Posterior
 from igm.results import (
@@ -25,7 +26,7 @@ from igm.results import (
 )
 from models.denoiser import Denoiser
 
-Infer = Callable[..., Inferred]  # (posterior, num_concepts (B,), image_numbers=[...])
+Infer = Callable[..., Inferred]  # (posterior, num_concepts (B,) or None, image_numbers=[...], batch_size=...)
 
 
 def evaluate(
@@ -39,6 +40,7 @@ def evaluate(
     options: dict,
     checkpoint: str,
     images_per_batch: int = 8,
+    batch_size: int = 1024,
     mixed_precision: str = "no",
     resume: bool = False,
 ) -> dict:
@@ -47,8 +49,9 @@ def evaluate(
     Under several processes the images are shared out and the records gathered by the main one.
 
     Args:
-        groups: name -> dataset whose items have `pixel_values`, `conds`, `mask`, `image_id`.
-        infer: (posterior, num_concepts (B,), image_numbers=[...]) -> Inferred.
+        groups: name -> dataset whose items have `pixel_values`, `image_id` and, with ground truth, `conds` and `mask`.
+        infer: (posterior, num_concepts (B,) or None without ground truth, image_numbers=[...], batch_size=...) -> Inferred.
+        batch_size: most network rows at once; halved, with a warning, where the memory does not suffice.
         options: what determines the results; a resumed run must have the same.
     """
     state = PartialState()
@@ -57,6 +60,7 @@ def evaluate(
     if state.is_main_process and not resume:
         clear_results(output_dir)
     state.wait_for_everyone()
+    roomy = within_memory(infer, batch_size)
     todo = [(name, i) for name, dataset in groups.items() for i in range(len(dataset))]
     with RecordWriter(shard_path(output_dir, state.process_index, state.num_processes), resume, options) as writer:
         todo = [(g, i) for g, i in todo if (g, groups[g].labels(i)["image_id"]) not in writer.finished]
@@ -64,7 +68,7 @@ def evaluate(
         with tqdm(total=len(mine), unit="image", desc=method, disable=not state.is_main_process) as bar:
             for first in range(0, len(mine), images_per_batch):
                 batch = mine[first : first + images_per_batch]
-                for record in infer_batch(denoiser, groups, batch, infer, mixed_precision, options.get("seed", 0)):
+                for record in infer_batch(denoiser, groups, batch, roomy, mixed_precision, options.get("seed", 0)):
                     writer.write(record)
                 bar.update(len(batch))
     state.wait_for_everyone()
@@ -90,7 +94,8 @@ def infer_batch(
     started = time.perf_counter()
     items = [groups[name][i] for name, i in batch]
     posterior = encode_images(denoiser, torch.stack([item["pixel_values"] for item in items]))
-    numbers = torch.stack([item["mask"].sum().long() for item in items])
+    known = all("mask" in item for item in items)
+    numbers = torch.stack([item["mask"].sum().long() for item in items]) if known else None
     with autocast(denoiser.device, precision):
         found = infer(posterior, numbers, image_numbers=[i for _, i in batch])
     seconds = (time.perf_counter() - started) / len(batch)
@@ -105,13 +110,14 @@ def infer_batch(
 def make_record(group: str, item: dict, found: Inferred, row: int, seconds: float, seed: int, path: Path) -> dict:
     """The record of one image; see `igm.results`."""
     k = int(found.num_concepts[row])
-    true = item["conds"][item["mask"] > 0].tolist()
+    true = item["conds"][item["mask"] > 0].tolist() if "mask" in item else None
+    more = {name: values[row] for name, values in found.extra.get("records", {}).items()}
     return {
         "image_id": item["image_id"],
         "group": group,
         "conds_true": true,
         "conds_pred": found.conds[row, :k].tolist(),
-        "num_true": len(true),
+        "num_true": None if true is None else len(true),
         "num_pred": k,
         "error": float(found.error[row]),
         "confidence": None if found.confidence is None else float(found.confidence[row]),
@@ -119,7 +125,28 @@ def make_record(group: str, item: dict, found: Inferred, row: int, seconds: floa
         "seconds": seconds,
         "seed": seed,
         "image_path": str(path),
+        **more,
     }
+
+
+def within_memory(infer: Infer, batch_size: int) -> Infer:
+    """`infer` with at most `batch_size` network rows at once; halved for good, and said, when memory runs out."""
+    size = batch_size
+
+    def roomy(*args, **kwargs) -> Inferred:
+        nonlocal size
+        while True:
+            try:
+                return infer(*args, **kwargs, batch_size=size)
+            except RuntimeError as error:  # torch.OutOfMemoryError is one; the CPU's allocator raises it plain
+                if size == 1 or not ("memory" in str(error) and "alloc" in str(error)):
+                    raise
+            size //= 2
+            warn(f"too little memory for --batch_size {2 * size}; going on with {size}")
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+    return roomy
 
 
 @torch.no_grad()

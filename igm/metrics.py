@@ -188,10 +188,10 @@ def attribute_metrics(
     metrics["balanced_accuracy_per_attribute"] = {
         name: None if np.isnan(value) else float(value) for name, value in zip(names, balanced, strict=True)
     }
-    ci95["balanced_accuracy"] = None
-    if metrics["balanced_accuracy"] is not None:
-        means = np.nanmean(spread[:, ~np.isnan(balanced)], axis=1)
-        ci95["balanced_accuracy"] = [float(v) for v in np.nanquantile(means, (0.025, 0.975))]
+    spread = spread[:, ~np.isnan(balanced)]
+    spread = spread[~np.isnan(spread).all(1)]  # a small resample may miss a value of every attribute
+    low_high = np.quantile(np.nanmean(spread, axis=1), (0.025, 0.975)).tolist() if spread.size else None
+    ci95["balanced_accuracy"] = low_high
     return metrics, ci95
 
 

@@ -12,7 +12,7 @@ import psutil  # a dependency of accelerate
 import torch
 from accelerate import PartialState
 
-from igm import UserError
+from igm import UserError, warn
 from igm.checkpoints import list_checkpoints
 from igm.training import TrainingError, TrainSettings
 from models import ModelError
@@ -67,12 +67,6 @@ def fail(message: str) -> None:
     if "RANK" in os.environ:
         os._exit(2)
     sys.exit(2)
-
-
-def warn(message: str) -> None:
-    """Print one warning line, once per run: only the first process of a machine does."""
-    if os.environ.get("LOCAL_RANK", "0") == "0":
-        print(f"warning: {message}", file=sys.stderr)
 
 
 def positive(text: str) -> int:

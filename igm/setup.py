@@ -11,12 +11,14 @@ import transformers
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration, set_seed
 
+from igm import warn
 from igm.checkpoints import find_checkpoint
 from igm.latents import CachedLatents, build_cache, cache_path
-from igm.options import choose_tracker, train_settings, usable_precision, warn
+from igm.options import choose_tracker, train_settings, usable_precision
 from igm.training import TrainSettings, train
 from igm.validation import make_validator
 from models import ModelError
+from models.attention import use_single_token_attention
 from models.codec import DEFAULT_MODEL, load_codec
 from models.denoiser import Denoiser, build_denoiser, check_resolution, load_network
 from models.unet import cond_size as size_of_cond
@@ -120,6 +122,7 @@ def use_xformers(network: torch.nn.Module) -> None:
     """Use xformers' attention where it can run; say once why not, and go on with PyTorch's."""
     try:
         network.enable_xformers_memory_efficient_attention()
+        use_single_token_attention(network)
     except (ImportError, ValueError) as error:
         cause = "is not installed" if isinstance(error, ImportError) else "needs CUDA"
         warn(f"xformers {cause} (pip install '.[xformers]'); using PyTorch's attention")

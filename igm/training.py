@@ -1,29 +1,27 @@
 """The training loop: minimise E || y - (1/K) sum_k f(x_t, t | c_k) ||^2 over the network.
 
-Everything random in a step is a function of (seed, step) alone, drawn for the global batch and cut into the parts of its
-processes and micro-steps. So a resumed run repeats an undisturbed one exactly, and N processes of batch b with A
-micro-steps follow one process of batch N A b.
+The host never waits for the device within a step: batches come ready from the loader (`igm.batches`), and the loss is read
+only when it is reported.
 """
 
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from igm.batches import Share, TrainingBatches, latent_shape
 from igm.checkpoints import find_checkpoint, load_checkpoint, register_network_format, save_checkpoint
-from igm.composition import pack
-from igm.objective import Noise, composed_error, draw_noise, offset_noise, snr_weights
+from igm.objective import Noise, composed_error, snr_weights
+from models.attention import idle_parameters
 from models.denoiser import Denoiser
-
-OFFSET_NOISE_STRENGTH = 0.1  # the published code's constant
 
 
 class TrainingError(RuntimeError):
@@ -52,47 +50,13 @@ class TrainSettings:
     snr_gamma: float | None = None
     set_grads_to_none: bool = True
     seed: int = 0
+    compile: bool = False
     dataloader_num_workers: int = 0
     logging_steps: int = 20
     checkpointing_steps: int = 10_000
     checkpoints_total_limit: int | None = None
     validation_steps: int = 1000
     resume_from_checkpoint: str | None = None
-
-
-class GlobalBatches(Sampler):
-    """Yields this process's part of each global batch, from micro-step `start` on.
-
-    Every epoch is a fresh permutation that depends on the seed and the epoch alone; the last, incomplete batch of an
-    epoch is dropped.
-
-    Raises:
-        ValueError: the global batch is larger than the dataset.
-    """
-
-    def __init__(self, size: int, batch: int, rank: int, processes: int, seed: int, start: int, stop: int):
-        self.size, self.batch, self.rank, self.seed, self.start, self.stop = size, batch, rank, seed, start, stop
-        self.global_batch = batch * processes
-        self.per_epoch = size // self.global_batch
-        if not self.per_epoch:
-            raise ValueError(f"a batch of {self.global_batch} is larger than the dataset of {size}; lower it")
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-    def __iter__(self) -> Iterator[list[int]]:
-        epoch = -1
-        for step in range(self.start, self.stop):
-            if step // self.per_epoch != epoch:
-                epoch = step // self.per_epoch
-                order = torch.randperm(self.size, generator=step_generator(self.seed, epoch, stream=1))
-            first = step % self.per_epoch * self.global_batch + self.rank * self.batch
-            yield order[first : first + self.batch].tolist()
-
-
-def step_generator(seed: int, step: int, stream: int = 0) -> torch.Generator:
-    """A CPU generator for one step; streams are independent of each other."""
-    return torch.Generator().manual_seed((seed * 2 + stream) * 1_000_000_007 + step)
 
 
 def train(
@@ -113,7 +77,7 @@ def train(
         output_dir: where `checkpoint-<step>` folders go.
         same_run: facts that a resumed run must share with its checkpoint.
         validate: called with the step, by every process, every `validation_steps` steps.
-        loss: what is minimised, called as `training_loss`, the default.
+        loss: what is minimised, called as `training_loss`, which is the default.
 
     Raises:
         TrainingError: the loss is not finite; the last good checkpoint is kept.
@@ -121,28 +85,22 @@ def train(
         OSError: a checkpoint cannot be written; the older ones are intact.
     """
     s = settings
-    optimizer = make_optimizer(denoiser.network, s)
-    ema = make_ema(denoiser.network, s) if s.use_ema else None
-    denoiser.network.train()
-    denoiser.to(accelerator.device)
-    denoiser.network, optimizer = accelerator.prepare(denoiser.network, optimizer)
-    register_network_format(accelerator, denoiser, ema)
-    if ema is not None:
-        ema.to(accelerator.device)
-
-    # Resume: the step alone fixes data order and noise.
-    batch = s.train_batch_size * accelerator.num_processes * s.gradient_accumulation_steps
-    same_run = {"seed": s.seed, "images_per_step": batch, "dataset_size": len(dataset), **(same_run or {})}
+    share = Share(
+        s.train_batch_size, accelerator.process_index, accelerator.num_processes, s.gradient_accumulation_steps
+    )
+    optimizer, ema = prepare(accelerator, denoiser, s)
+    facts = {"seed": s.seed, "images_per_step": share.images_per_step, "dataset_size": len(dataset), **(same_run or {})}
     checkpoint = find_checkpoint(output_dir, s.resume_from_checkpoint) if s.resume_from_checkpoint else None
-    step = load_checkpoint(accelerator, checkpoint, same_run) if checkpoint else 0
+    step = load_checkpoint(accelerator, checkpoint, facts) if checkpoint else 0
     if checkpoint:
-        accelerator.print(f"Resumed {checkpoint} at step {step}")
+        accelerator.print(f"Resumed {checkpoint} at step {step} of {s.max_train_steps}")
 
-    loader = make_loader(accelerator, dataset, s, start=step)
-    with contextlib.closing(Meter(accelerator, s, step, batch)) as meter:
-        for micro_step, items in enumerate(loader, step * s.gradient_accumulation_steps):
+    loader = make_loader(accelerator, denoiser, dataset, s, share, step)
+    with contextlib.closing(Meter(accelerator, s, step, share.images_per_step)) as meter:
+        for batch in loader:
+            batch = {name: value.to(accelerator.device, non_blocking=True) for name, value in batch.items()}
             with accelerator.accumulate(denoiser.network):
-                value = (loss or training_loss)(accelerator, denoiser, items, s, micro_step)
+                value = (loss or training_loss)(denoiser, batch, s.snr_gamma)
                 accelerator.backward(value)
                 if accelerator.sync_gradients:
                     accelerator.clip_grad_norm_(denoiser.network.parameters(), s.max_grad_norm)
@@ -162,82 +120,93 @@ def train(
             if saves or step % s.logging_steps == 0:
                 meter.log(step)  # reads the loss: raises on NaN, before anything is saved
             if saves:
-                save_checkpoint(accelerator, output_dir, {"step": step, **same_run}, s.checkpoints_total_limit)
+                save_checkpoint(accelerator, output_dir, {"step": step, **facts}, s.checkpoints_total_limit)
             if validate is not None and (last or step % s.validation_steps == 0):
-                validate(step)
+                with torch.compiler.set_stance("force_eager"):  # pictures come in other shapes than batches
+                    validate(step)
     return step
 
 
-def training_loss(
-    accelerator: Accelerator, denoiser: Denoiser, items: dict, settings: TrainSettings, micro_step: int
-) -> torch.Tensor:
-    """Mean denoising error of this process's part of the batch: a scalar with a gradient."""
-    conds, weights, index = pack(items["conds"], items["mask"])
-    device, batch = accelerator.device, len(items["mask"])
-    if "posterior_mean" in items:
-        mean, std = (items[name].to(device, non_blocking=True) for name in ("posterior_mean", "posterior_std"))
+def prepare(
+    accelerator: Accelerator, denoiser: Denoiser, settings: TrainSettings
+) -> tuple[torch.optim.Optimizer, EMAModel | None]:
+    """Put the denoiser on its device in the fastest form that it has there; make optimizer and running average."""
+    network, device = denoiser.network.train(), accelerator.device
+    for parameter in idle_parameters(network):
+        parameter.requires_grad_(False)  # no gradient reaches these, and DDP would wait for it
+    denoiser.to(device)
+    if device.type == "cuda":
+        network.to(memory_format=torch.channels_last)  # what its convolutions want; on a CPU it costs 15 %
+    if settings.compile:
+        torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)  # one per bucket
+        torch.backends.cudnn.benchmark = True
+        network.compile(dynamic=False)  # in place: its weights keep their names
+    optimizer = make_optimizer(network, settings)
+    ema = make_ema(network, settings) if settings.use_ema else None
+    denoiser.network, optimizer = accelerator.prepare(network, optimizer)
+    register_network_format(accelerator, denoiser, ema)
+    return optimizer, ema
+
+
+def make_loader(
+    accelerator: Accelerator, denoiser: Denoiser, dataset, settings: TrainSettings, share: Share, step: int
+) -> DataLoader:
+    """Loader of this process's micro-steps from optimizer step `step` to the end."""
+    codec = denoiser.codec
+    shape = latent_shape(dataset[0], denoiser.latent_shape[0], codec.downsampling if codec else None)
+    batches = TrainingBatches(
+        dataset,
+        shape,
+        denoiser.num_timesteps,
+        share,
+        settings.seed,
+        with_offset_noise=settings.offset_noise,
+        static_shapes=settings.compile,
+    )
+    first, end = step * share.accumulation, settings.max_train_steps * share.accumulation
+    on_gpu = accelerator.device.type == "cuda"
+    return batches.loader(first, max(first, end), settings.dataloader_num_workers, pin_memory=on_gpu)
+
+
+def training_loss(denoiser: Denoiser, batch: dict[str, torch.Tensor], snr_gamma: float | None = None) -> torch.Tensor:
+    """Mean denoising error of one batch of `TrainingBatches`, on the denoiser's device: a scalar with a gradient."""
+    if "posterior_mean" in batch:
+        mean, std = batch["posterior_mean"], batch["posterior_std"]  # (B, C, H, W) each
     else:
         with torch.no_grad():
-            mean, std = denoiser.codec.posterior(items["pixel_values"].to(device, non_blocking=True))
-
-    # This micro-step's and process's part of the noise of the whole optimizer step.
-    step, micro = divmod(micro_step, settings.gradient_accumulation_steps)
-    number = micro * accelerator.num_processes + accelerator.process_index
-    part = slice(number * batch, (number + 1) * batch)
-    total = batch * accelerator.num_processes * settings.gradient_accumulation_steps
-    generator = step_generator(settings.seed, step)
-    noise = draw_noise(total, mean.shape[1:], (0, denoiser.num_timesteps), generator)
-    posterior_eps = torch.randn(total, *mean.shape[1:], generator=generator)[part].to(device, non_blocking=True)
-    if settings.offset_noise:
-        noise.eps = offset_noise(noise.eps, OFFSET_NOISE_STRENGTH, generator)
-    noise = Noise(noise.t[part], noise.eps[part]).to(device)
-    x_0 = mean + std * posterior_eps  # (B, C, H, W)
-    error = composed_error(denoiser, x_0, noise, conds.to(device), weights.to(device), index.to(device))  # (B,)
-    if settings.snr_gamma is not None:
+            mean, std = denoiser.codec.posterior(batch["pixel_values"])
+    x_0 = mean + std * batch["posterior_eps"]  # (B, C, H, W)
+    noise = Noise(batch["t"], batch["eps"])
+    error = composed_error(denoiser, x_0, noise, batch["conds"], batch["weights"], batch["index"])  # (B,)
+    if snr_gamma is not None:
         kind = denoiser.scheduler.config.prediction_type
-        error = error * snr_weights(denoiser.alphas_cumprod, noise.t, settings.snr_gamma, kind)
+        error = error * snr_weights(denoiser.alphas_cumprod, noise.t, snr_gamma, kind)
     return error.mean()
 
 
-def make_loader(accelerator: Accelerator, dataset, settings: TrainSettings, start: int) -> DataLoader:
-    """Loader of this process's batches from optimizer step `start` to the end."""
-    accumulation = settings.gradient_accumulation_steps
-    sampler = GlobalBatches(
-        len(dataset),
-        settings.train_batch_size,
-        accelerator.process_index,
-        accelerator.num_processes,
-        settings.seed,
-        start * accumulation,
-        settings.max_train_steps * accumulation,
-    )
-    workers = settings.dataloader_num_workers
-    return DataLoader(
-        dataset,
-        batch_sampler=sampler,
-        num_workers=workers,
-        pin_memory=accelerator.device.type == "cuda",
-        persistent_workers=workers > 0,
-    )
-
-
 def make_optimizer(network: torch.nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
-    """AdamW over the trainable parameters, 8-bit on request.
+    """AdamW over the trainable parameters, in one fused kernel where there is one; 8-bit on request.
 
     Raises:
-        ImportError: 8-bit Adam asked for without bitsandbytes.
+        TrainingError: 8-bit Adam asked for without bitsandbytes, or without CUDA.
     """
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    device = parameters[0].device.type
     options = {
         "lr": settings.learning_rate,
         "betas": (settings.adam_beta1, settings.adam_beta2),
         "weight_decay": settings.adam_weight_decay,
         "eps": settings.adam_epsilon,
     }
-    if settings.use_8bit_adam:
+    if not settings.use_8bit_adam:
+        return torch.optim.AdamW(parameters, **options, fused=device in ("cuda", "cpu") or None)
+    try:
         import bitsandbytes
-
-        return bitsandbytes.optim.AdamW8bit(network.parameters(), **options)
-    return torch.optim.AdamW(network.parameters(), **options, fused=torch.cuda.is_available() or None)
+    except ImportError:
+        raise TrainingError("--use_8bit_adam needs bitsandbytes (pip install bitsandbytes); or leave it out") from None
+    if device != "cuda":
+        raise TrainingError("--use_8bit_adam needs a CUDA device; leave it out here")
+    return bitsandbytes.optim.AdamW8bit(parameters, **options)
 
 
 def make_ema(network: torch.nn.Module, settings: TrainSettings) -> EMAModel:
@@ -247,6 +216,7 @@ def make_ema(network: torch.nn.Module, settings: TrainSettings) -> EMAModel:
         decay=settings.ema_decay,
         use_ema_warmup=True,
         power=0.75,
+        foreach=True,
         model_cls=type(network),
         model_config=network.config,
     )

@@ -9,6 +9,7 @@ from diffusers.utils import logging
 from torch import nn
 
 from models import ModelError
+from models.attention import use_single_token_attention
 from models.codec import DEFAULT_MODEL, Codec, load_codec
 from models.unet import NETWORKS, SharedTrunkUNet, UNet2DConditionModel, build_network, cond_size, one_line, read_config
 
@@ -39,6 +40,8 @@ class Denoiser(nn.Module):
             raise ModelError(f"prediction_type {kind!r} of the scheduler is not supported; use epsilon or v_prediction")
         self.network, self.scheduler, self.codec, self.meta = network, scheduler, codec, meta or {}
         self.shares_trunk = isinstance(getattr(network, "module", network), SharedTrunkUNet)
+        if not self.shares_trunk:
+            use_single_token_attention(network)
         self.register_buffer("alphas_cumprod", scheduler.alphas_cumprod.float(), persistent=False)
 
     @property

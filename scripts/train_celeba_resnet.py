@@ -16,7 +16,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from data import DataError
 from igm.options import ROOT, run
 from igm.setup import start_training
-from igm.training import TrainSettings
 from models.baselines.resnet import Classifier, attribute_loss
 from models.unet import build_network, read_config
 from train_celeba import load_data, parse_options
@@ -29,10 +28,9 @@ def make_classifier(options: argparse.Namespace, accelerator: Accelerator, meta:
     return Classifier(network, {**meta, "resolution": options.resolution})
 
 
-def loss(accelerator: Accelerator, model: Classifier, items: dict, s: TrainSettings, micro_step: int) -> torch.Tensor:
-    """Cross-entropy of this process's part of the batch."""
-    logits = model.network(items["pixel_values"].to(accelerator.device, non_blocking=True))
-    return attribute_loss(logits, items["conds"].to(accelerator.device))
+def loss(model: Classifier, batch: dict[str, torch.Tensor], snr_gamma: float | None) -> torch.Tensor:
+    """Cross-entropy of a batch; every face has all K concepts, so that its pairs stand together."""
+    return attribute_loss(model.network(batch["pixel_values"]), batch["conds"].unflatten(0, (len(batch["t"]), -1)))
 
 
 def main() -> None:

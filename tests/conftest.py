@@ -310,3 +310,18 @@ def run_main(monkeypatch, capsys):
         return (code, *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture
+def no_model(monkeypatch):
+    """Fail the test when a model is built or loaded."""
+
+    import igm.setup
+    import models.denoiser
+
+    def fail(*args, **options):
+        pytest.fail("a model was loaded")
+
+    monkeypatch.setattr(igm.setup, "load_codec", fail)
+    monkeypatch.setattr(igm.setup, "build_denoiser", fail)
+    monkeypatch.setattr(models.denoiser.Denoiser, "from_pretrained", fail)

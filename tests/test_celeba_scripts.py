@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from conftest import FACES, RESNET, SCHEDULER, write_celeba
-from test_scripts import check_refused, launch, no_model, records_of  # noqa: F401  (no_model is a fixture)
+from test_scripts import check_refused, launch, records_of
 
 import models.codec
 from data.celeba import all_concepts
@@ -163,7 +163,15 @@ def test_resnet_resumes_exactly(run_main, train_args, tiny_configs, tmp_path):
     ],
 )
 def test_mistakes_end_before_a_model_loads(
-    run_main, no_model, train_args, checkpoint, celeba_root, tmp_path, script, options, parts  # noqa: F811
+    run_main,
+    no_model,
+    train_args,
+    checkpoint,
+    celeba_root,
+    tmp_path,
+    script,
+    options,
+    parts,
 ):
     if script == "train_celeba":
         arguments = train_args()

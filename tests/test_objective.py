@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from igm.batches import step_generator
 from igm.inference import Posterior, draw_for_images, image_generators
 from igm.objective import Noise, draw_noise, offset_noise, snr_weights
-from igm.training import step_generator
 
 
 def generator(seed=0):

@@ -14,19 +14,12 @@ from safetensors.torch import load_file
 
 import igm.latents
 from data.clevr import Clevr
+from igm.batches import DataOrder, Share, TrainingBatches, step_generator
 from igm.checkpoints import find_checkpoint, list_checkpoints
 from igm.composition import pack
 from igm.latents import CachedLatents, build_cache, cache_path
 from igm.objective import Noise, composed_error, draw_noise
-from igm.training import (
-    GlobalBatches,
-    TrainingError,
-    TrainSettings,
-    learning_rate,
-    step_generator,
-    train,
-    training_loss,
-)
+from igm.training import TrainingError, TrainSettings, learning_rate, make_loader, train, training_loss
 from models import ModelError
 from models.codec import PatchPCA, load_codec
 from models.denoiser import Denoiser
@@ -117,7 +110,7 @@ def test_resumed_run_equals_a_straight_one(make_denoiser, tmp_path, kind, accumu
     resumed = Latents()
     run(make_denoiser, tmp_path / "killed", resume_from_checkpoint="latest", dataset=resumed, **options)
     assert_equal(tmp_path / "killed" / "checkpoint-4", tmp_path / "straight" / "checkpoint-4")
-    assert len(resumed.seen) == 2 * 2 * accumulation  # goes on in the data, and reads none twice
+    assert len(resumed.seen) == 1 + 2 * 2 * accumulation  # one for its shape; goes on in the data, and reads none twice
     middle, end = (contents(tmp_path / "killed" / f"checkpoint-{step}") for step in (2, 4))
     for part in ("unet2dconditionmodel/", "unet2dconditionmodel_ema/", "optimizer/"):
         assert any(not torch.equal(middle[name], end[name]) for name in middle if name.startswith(part))
@@ -170,8 +163,8 @@ def test_options_are_compared_as_they_are_written(make_denoiser, tmp_path):
 
 def order_of(size, batch, processes, start=0, stop=12, seed=3):
     """Micro-steps x processes x batch: what each process reads."""
-    parts = [list(GlobalBatches(size, batch, rank, processes, seed, start, stop)) for rank in range(processes)]
-    return np.array(parts).transpose(1, 0, 2)
+    orders = [DataOrder(size, Share(batch, rank, processes), seed) for rank in range(processes)]
+    return np.array([[order.rows(step) for order in orders] for step in range(start, stop)])
 
 
 def test_every_epoch_is_a_new_permutation():
@@ -196,12 +189,14 @@ def test_processes_share_out_the_global_batch(processes):
 
 def test_batches_go_on_where_they_stopped():
     assert np.array_equal(order_of(10, 3, 1, start=5), order_of(10, 3, 1)[5:])
-    assert len(GlobalBatches(10, 3, 0, 1, 3, 5, 12)) == 7
+    batches = TrainingBatches(Latents(10), (4, 8, 8), 1000, Share(3), seed=3)
+    resumed = list(batches.loader(5, 12))
+    assert len(resumed) == 7 and all(torch.equal(resumed[0][name], value) for name, value in batches[5].items())
 
 
 def test_batch_larger_than_the_dataset():
     with pytest.raises(ValueError, match="lower it"):
-        GlobalBatches(5, 3, 0, 2, 0, 0, 1)
+        DataOrder(5, Share(3, 0, 2), seed=0)
 
 
 @pytest.mark.parametrize("options", [{}, {"offset_noise": True, "snr_gamma": 5.0}])
@@ -219,14 +214,13 @@ def test_accumulation_equals_a_larger_batch(make_denoiser, tmp_path, options):
 
 def test_loss_is_the_denoising_error_of_the_mean(make_denoiser):
     denoiser, dataset = make_denoiser("unet"), Latents()
-    items = torch.utils.data.default_collate([dataset[i] for i in (2, 1, 5)])
-    settings = TrainSettings(**{**SETTINGS, "seed": 7})
-    loss = training_loss(Accelerator(cpu=True), denoiser, items, settings, 11)
+    batches = TrainingBatches(dataset, (4, 8, 8), 1000, Share(3), seed=7)
+    items = torch.utils.data.default_collate([dataset[i] for i in batches.order.rows(11)])
     generator = step_generator(7, 11)
     noise = draw_noise(3, (4, 8, 8), (0, 1000), generator)
     x_0 = items["posterior_mean"] + items["posterior_std"] * torch.randn(3, 4, 8, 8, generator=generator)
     expected = composed_error(denoiser, x_0, Noise(noise.t, noise.eps), *pack(items["conds"], items["mask"])).mean()
-    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(training_loss(denoiser, batches[11]), expected)
 
 
 def test_training_lowers_the_loss(make_denoiser, tmp_path):
@@ -237,11 +231,9 @@ def test_training_lowers_the_loss(make_denoiser, tmp_path):
             make_denoiser, tmp_path / str(steps), kind="position_unet", dataset=dataset, max_train_steps=steps,
             train_batch_size=8, learning_rate=3e-3, use_ema=False, logging_steps=50,
         )  # fmt: skip
-        items = torch.utils.data.default_collate([dataset[i] for i in range(8)])
-        settings = TrainSettings(**{**SETTINGS, "seed": 1})
+        batches = TrainingBatches(dataset, (4, 8, 8), 1000, Share(8), seed=1)
         with torch.no_grad():
-            same = (training_loss(Accelerator(cpu=True), denoiser, items, settings, i) for i in range(4))
-            losses.append(float(sum(same)) / 4)
+            losses.append(float(sum(training_loss(denoiser, batches[i]) for i in range(4))) / 4)
     assert losses[1] < 0.8 * losses[0]
 
 
@@ -295,12 +287,10 @@ def test_cached_posteriors_are_the_codecs(pictures, codec, tmp_path):
 def test_cached_training_has_the_losses_of_encoding_each_step(pictures, codec, make_denoiser, tmp_path):
     denoiser = make_denoiser("unet", codec=codec)
     cached = CachedLatents(pictures, build_cache(pictures, codec, tmp_path))
-    accelerator, settings = Accelerator(cpu=True), TrainSettings(**SETTINGS)
     for step in range(3):
-        rows = [step, step + 4, step + 8]
         losses = [
-            training_loss(accelerator, denoiser, torch.utils.data.default_collate([d[i] for i in rows]), settings, step)
-            for d in (pictures, cached)
+            training_loss(denoiser, TrainingBatches(data, (4, 8, 8), 1000, Share(3), seed=0)[step])
+            for data in (pictures, cached)
         ]
         torch.testing.assert_close(losses[1], losses[0], rtol=2e-3, atol=0)
 
@@ -438,8 +428,8 @@ def test_an_earlier_runs_checkpoint_of_the_same_step_is_replaced(make_denoiser, 
 @pytest.mark.parametrize(("logging_steps", "accumulation"), [(1, 1), (20, 1), (20, 2)])
 def test_loss_that_is_not_finite(make_denoiser, tmp_path, logging_steps, accumulation):
     dataset = Latents(16)
-    micro_steps = list(GlobalBatches(16, 2, 0, 1, 0, 0, 8))
-    dataset.mean[micro_steps[2 * accumulation][1]] = float("nan")  # read in step 3
+    rows = DataOrder(16, Share(2), seed=0).rows(2 * accumulation)
+    dataset.mean[rows[1]] = float("nan")  # read in step 3
     with pytest.raises(TrainingError, match="step 3") as caught:
         run(
             make_denoiser, tmp_path, dataset=dataset, checkpointing_steps=2, checkpoints_total_limit=1,
@@ -458,9 +448,11 @@ def test_image_larger_than_the_config_says(make_denoiser, clevr_root, tiny_vae_d
     """The published network takes any side: noise has the shape of the latents, not of the config."""
     codec = load_codec(tiny_vae_dir)
     dataset = Clevr(clevr_root, "train", resolution=32)
-    items = torch.utils.data.default_collate([dataset[0], dataset[1]])
-    loss = training_loss(Accelerator(cpu=True), make_denoiser("unet", codec=codec), items, TrainSettings(**SETTINGS), 0)
-    assert loss.isfinite()
+    settings = TrainSettings(**SETTINGS)
+    loader = make_loader(Accelerator(cpu=True), make_denoiser("unet", codec=codec), dataset, settings, Share(2), 0)
+    batch = next(iter(loader))
+    assert batch["eps"].shape == (2, 4, 16, 16)
+    assert training_loss(make_denoiser("unet", codec=codec), batch).isfinite()
 
 
 def test_cleanup_of_a_partial_folder(make_denoiser, tmp_path):

@@ -54,7 +54,7 @@ class Classifier(nn.Module):
         network: an AttributeResNet, possibly wrapped (DDP). meta: facts about the training data.
     """
 
-    scheduler = None
+    scheduler, num_timesteps = None, 1
 
     def __init__(self, network: nn.Module, meta: dict | None = None):
         super().__init__()
@@ -64,6 +64,11 @@ class Classifier(nn.Module):
     def device(self) -> torch.device:
         """Where it computes."""
         return next(self.network.parameters()).device
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(3, R, R): it works on pixels."""
+        return 3, self.resolution, self.resolution
 
     @property
     def cond_size(self) -> int:
