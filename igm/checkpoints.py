@@ -53,7 +53,8 @@ def register_network_format(accelerator: Accelerator, denoiser: Denoiser, ema=No
     def save(models, weights, output_dir):
         if accelerator.is_main_process:
             accelerator.unwrap_model(denoiser.network).save_pretrained(Path(output_dir) / NETWORK_DIR)
-            denoiser.scheduler.save_pretrained(Path(output_dir) / "scheduler")
+            if denoiser.scheduler is not None:  # a classifier has none
+                denoiser.scheduler.save_pretrained(Path(output_dir) / "scheduler")
             (Path(output_dir) / META_FILE).write_text(json.dumps(denoiser.meta, indent=2) + "\n")
             if ema is not None:
                 ema.save_pretrained(Path(output_dir) / EMA_DIR)

@@ -109,10 +109,12 @@ def infer_batch(
     with autocast(denoiser.device, precision):
         found = infer(posterior, numbers, image_numbers=[i for _, i in batch])
     seconds = (time.perf_counter() - started) / len(batch)
-    return [
-        make_record(name, item, found, row, seconds, seed, groups[name].path_of(i))
-        for row, ((name, i), item) in enumerate(zip(batch, items, strict=True))
-    ]
+    records = []
+    for row, ((name, i), item) in enumerate(zip(batch, items, strict=True)):
+        record = make_record(name, item, found, row, seconds, seed, groups[name].path_of(i))
+        names = getattr(groups[name], "attributes", None)
+        records.append({**record, "concept_names": list(names)} if names else record)
+    return records
 
 
 def make_record(group: str, item: dict, found: Inferred, row: int, seconds: float, seed: int, path: Path) -> dict:

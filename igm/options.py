@@ -1,4 +1,4 @@
-"""Option groups that the scripts share, and how a script ends on a mistake of its user."""
+"""Option groups that the scripts probability, and how a script ends on a mistake of its user."""
 
 import argparse
 import dataclasses
@@ -275,27 +275,31 @@ def add_evaluation_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--no_figures", action="store_true", help="records and summary only")
 
 
-def find_model(options: argparse.Namespace, shipped: str) -> str:
+def find_model(options: argparse.Namespace, shipped: str | None) -> str:
     """The checkpoint to evaluate: the one named, else the newest of the run's folder, else the shipped model.
 
-    The shipped model is taken only with the embedded data (no --dataset_root).
+    The shipped model, where there is one, is taken only with the embedded data (no --dataset_root).
 
     Raises:
         ModelError: a dataset is given, but no checkpoint, and the run has none.
     """
     if options.checkpoint:
         return options.checkpoint
-    if options.dataset_root is None:
+    if options.dataset_root is None and shipped:
         return str(ROOT / "models" / "pretrained" / shipped)
     run_dir = Path(options.output_dir) / options.tracker_project_name
     found = list_checkpoints(run_dir)
     if not found:
-        raise ModelError(f"no checkpoint-* in {run_dir}; pass --checkpoint (shipped: models/pretrained/{shipped})")
+        hint = f" (shipped: models/pretrained/{shipped})" if shipped else ""
+        raise ModelError(f"no checkpoint-* in {run_dir}; pass --checkpoint{hint}")
     return str(found[-1])
 
 
-def load_denoiser(options: argparse.Namespace, checkpoint: str, cond_size: int) -> Denoiser:
+def load_denoiser(options: argparse.Namespace, checkpoint: str, cond_size: int, model_class=Denoiser) -> Denoiser:
     """The Denoiser to evaluate, on the device asked for; the checkpoint's own configs win over the options'.
+
+    Args:
+        cond_size: D of the task's conditions. model_class: has `from_pretrained` like Denoiser's.
 
     Raises:
         ModelError: not found, not usable, or made for other conditions.
@@ -304,7 +308,7 @@ def load_denoiser(options: argparse.Namespace, checkpoint: str, cond_size: int) 
     state = PartialState(cpu=on_cpu) if "RANK" in os.environ else None
     device = torch.device(options.device) if options.device else (state.device if state else best_device())
     torch.backends.cuda.matmul.allow_tf32 = options.allow_tf32
-    denoiser = Denoiser.from_pretrained(
+    denoiser = model_class.from_pretrained(
         checkpoint,
         codec=options.pretrained_model_name,
         scheduler_config=options.scheduler_config,
@@ -318,6 +322,21 @@ def load_denoiser(options: argparse.Namespace, checkpoint: str, cond_size: int) 
         )
     note_other_config(options, denoiser)
     return denoiser.to(device)
+
+
+def check_task(model: Denoiser, task: str, attributes: Iterable[str], checkpoint: str) -> None:
+    """Raise ModelError if a checkpoint says that it was trained for another task, or for other attributes.
+
+    Checkpoints of the published code say nothing.
+    """
+    own = model.meta.get("task", task)
+    if own != task:
+        raise ModelError(
+            f"--checkpoint {checkpoint} was trained as {own}, this needs {task}; name another, or --method"
+        )
+    trained = model.meta.get("attributes", list(attributes))
+    if trained != list(attributes):
+        raise ModelError(f"--checkpoint {checkpoint} was trained for --attributes {' '.join(trained)}; pass these")
 
 
 def note_other_config(options: argparse.Namespace, denoiser: Denoiser) -> None:

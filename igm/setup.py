@@ -27,13 +27,16 @@ from models.unet import cond_size as size_of_cond
 from models.unet import one_line, read_config
 
 
-def start_training(options: argparse.Namespace, dataset, validation, *, meta: dict, cond_size: int) -> None:
+def start_training(
+    options: argparse.Namespace, dataset, validation, *, meta: dict, cond_size: int, build=None, loss=None
+) -> None:
     """Build everything that the options ask for, and train.
 
     Args:
         dataset, validation: training items, and those whose pictures are drawn.
         meta: facts about the training data, stored with every checkpoint.
         cond_size: D of the dataset's conditions.
+        build: makes the model, called as `make_denoiser`, the default. loss: as in `igm.training.train`.
 
     Raises:
         ModelError, DataError, TrainingError: a mistake of the user's, in one line.
@@ -52,7 +55,7 @@ def start_training(options: argparse.Namespace, dataset, validation, *, meta: di
     same_run = {"task": meta["task"], "dataset": data_identity(dataset)}
     check_resume(options, run_dir, {**same_run, "unet_config": given}, accelerator.num_processes)
     set_seed(options.seed)  # the network's first weights; every process draws the same
-    denoiser = make_denoiser(options, accelerator, meta)
+    denoiser = (build or make_denoiser)(options, accelerator, meta)
     if options.dry_run:
         if accelerator.is_main_process:
             describe_training(options, settings, dataset, validation, denoiser, run_dir)
@@ -85,7 +88,7 @@ def start_training(options: argparse.Namespace, dataset, validation, *, meta: di
             seed=options.seed,
         )
     same_run["unet_config"] = {k: v for k, v in sorted(denoiser.network.config.items()) if not k.startswith("_")}
-    train(accelerator, denoiser, dataset, run_dir, settings, same_run=same_run, validate=validate)
+    train(accelerator, denoiser, dataset, run_dir, settings, same_run=same_run, validate=validate, loss=loss)
     accelerator.end_training()
 
 

@@ -68,6 +68,7 @@ def train(
     *,
     same_run: dict | None = None,
     validate: Callable[[int], None] | None = None,
+    loss: Callable[..., torch.Tensor] | None = None,
 ) -> int:
     """Train `denoiser.network` in place; return the last step.
 
@@ -76,6 +77,7 @@ def train(
         output_dir: where `checkpoint-<step>` folders go.
         same_run: facts that a resumed run must share with its checkpoint.
         validate: called with the step, by every process, every `validation_steps` steps.
+        loss: what is minimised, called as `training_loss`, which is the default.
 
     Raises:
         TrainingError: the loss is not finite; the last good checkpoint is kept.
@@ -100,15 +102,15 @@ def train(
         for batch in loader:
             batch = to_device(batch, accelerator.device)
             with accelerator.accumulate(denoiser.network):
-                loss = training_loss(denoiser, batch, s.snr_gamma)
-                accelerator.backward(loss)
+                value = (loss or training_loss)(denoiser, batch, s.snr_gamma)
+                accelerator.backward(value)
                 if accelerator.sync_gradients:
                     accelerator.clip_grad_norm_(denoiser.network.parameters(), s.max_grad_norm)
                     for group in optimizer.param_groups:
                         group["lr"] = learning_rate(s, step)
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=s.set_grads_to_none)
-            meter.add(loss)
+            meter.add(value)
             if not accelerator.sync_gradients:
                 continue
 
