@@ -28,9 +28,9 @@ from igm.options import (
     int_range,
     new_parser,
     positive,
+    probability,
     run,
     set_resolution,
-    share,
     warn,
 )
 from models.codec import DEFAULT_MODEL
@@ -61,7 +61,9 @@ def parse_options() -> argparse.Namespace:
     group.add_argument("--prompt", nargs="+", default=["a photo of a {}"], help="several: their predictions averaged")
     group.add_argument("--num_draws", type=positive, default=1000, help="noise draws per image, at most")
     group.add_argument("--draws_per_round", type=positive, default=20, help="between two looks at the confidence")
-    group.add_argument("--confidence", type=share, default=0.99, help="stop drawing when so sure; 1: never stop early")
+    group.add_argument(
+        "--confidence", type=probability, default=0.99, help="stop drawing when so sure; 1: never stop early"
+    )
     group.add_argument("--timestep_range", type=int, nargs=2, metavar=("LOW", "HIGH"), help="default: the model's own")
     group = parser.add_argument_group("model")
     group.add_argument("--local_files_only", action="store_true", help="never ask the hub")

@@ -3,6 +3,7 @@
 Examples:
     python eval_clevr.py                                            the shipped model on generated scenes
     python eval_clevr.py --dataset_root CLEVR_v1.0 --checkpoint outputs/clevr/checkpoint-80000
+    python eval_clevr.py --images my_pictures --count infer         one's own pictures: records and figures, no scores
 """
 
 import argparse
@@ -11,10 +12,12 @@ from pathlib import Path
 
 from data import DataError
 from data.clevr import Clevr
+from data.pictures import Pictures
 from data.samples import sample_root
 from igm.evaluation import Infer, animate, evaluate, finish
+from igm.inference.counting import infer_count
 from igm.inference.gradient import infer_gradient
-from igm.inference.pursuit import infer_pursuit
+from igm.inference.pursuit import infer_pursuit, settings_of
 from igm.options import (
     add_evaluation_options,
     add_model_options,
@@ -25,8 +28,10 @@ from igm.options import (
     load_denoiser,
     new_parser,
     not_negative,
+    not_negative_float,
     positive,
     positive_float,
+    probability,
     run,
     set_resolution,
     usable_precision,
@@ -36,7 +41,8 @@ from models.denoiser import Denoiser
 SAMPLE_IMAGES = 8  # per group, of the embedded default
 DETERMINING = (
     *("dataset_root", "split", "object_counts", "num_images", "learning_rate", "num_steps", "num_draws", "num_inits"),
-    *("timestep_range", "num_candidates", "min_separation"),
+    *("timestep_range", "num_candidates", "min_separation", "count", "max_objects", "num_objects"),
+    *("count_draws", "count_penalty", "confidence", "images"),
 )
 
 
@@ -45,6 +51,7 @@ def parse_options() -> argparse.Namespace:
     parser = new_parser(__doc__.splitlines()[0])
     group = parser.add_argument_group("data")
     group.add_argument("--dataset_root", help="folder of CLEVR_v1.0; without it, generated scenes")
+    group.add_argument("--images", nargs="+", metavar="PATH", help="one's own pictures: files, folders; no scores")
     group.add_argument("--split", default="val", choices=("train", "val"), help="CLEVR's test split has no scenes")
     group.add_argument("--object_counts", type=int_range, nargs="+", default=[(3, 5), (6, 8)], help="one group each")
     group.add_argument("--num_images", type=positive, help=f"per group (default 100, generated {SAMPLE_IMAGES})")
@@ -59,6 +66,18 @@ def parse_options() -> argparse.Namespace:
     group.add_argument("--timestep_range", type=int, nargs=2, default=(0, 500), metavar=("LOW", "HIGH"))
     group.add_argument("--num_candidates", type=positive, default=256, help="pursuit: positions on the grid")
     group.add_argument("--min_separation", type=positive_float, help="pursuit (default: measured on training data)")
+    group.add_argument(
+        "--count", choices=("known", "infer"), default="known", help="number of objects: given, or sought"
+    )
+    group.add_argument("--num_objects", type=positive, help="known number of objects in each of --images")
+    group.add_argument("--max_objects", type=positive, default=10, help="count infer: largest number considered")
+    group.add_argument("--count_draws", type=positive, default=48, help="count infer: fresh draws that judge")
+    group.add_argument(
+        "--count_penalty", type=not_negative_float, help="error that an object must save (default: the checkpoint's)"
+    )
+    group.add_argument(
+        "--confidence", type=probability, help="count infer: draw until so sure, at most 4 x count_draws"
+    )
     group.add_argument("--animate", type=not_negative, default=0, metavar="N", help="gradient: animate N per group")
     add_model_options(parser, "clevr-2D-pos")
     add_evaluation_options(parser)
@@ -67,14 +86,22 @@ def parse_options() -> argparse.Namespace:
     options = parser.parse_args()
     if options.animate and options.method != "gradient":
         parser.error("--animate shows the steps of --method gradient; add that")
+    if options.count == "infer" and options.method == "gradient":
+        parser.error("--count infer needs --method pursuit, which finds the best set of every size at once")
+    if options.count == "known" and options.confidence:
+        parser.error("--confidence is that of the number of objects; add --count infer")
+    if options.images and options.count == "known" and options.num_objects is None:
+        parser.error("--images: nobody knows their number of objects; add --count infer, or --num_objects K")
     low, high = options.timestep_range
     if not 0 <= low < high <= 1000:
         parser.error(f"--timestep_range {low} {high}: must go upwards within 0 to 1000")
     return options
 
 
-def load_groups(options: argparse.Namespace) -> dict[str, Clevr]:
-    """One dataset per range of object counts; generated scenes where no --dataset_root is given."""
+def load_groups(options: argparse.Namespace) -> dict[str, Clevr | Pictures]:
+    """One dataset per range of object counts; generated scenes where neither --dataset_root nor --images is given."""
+    if options.images:
+        return {"images": Pictures(options.images, max_images=options.num_images)}
     number = options.num_images or (100 if options.dataset_root else SAMPLE_IMAGES)
     if options.dataset_root is None:
         print("No --dataset_root: the shipped model infers generated scenes")
@@ -92,20 +119,26 @@ def choose_method(options: argparse.Namespace, denoiser: Denoiser) -> Infer:
     common = {
         "t_range": tuple(options.timestep_range),
         "learning_rate": options.learning_rate,
-        "batch_size": options.batch_size,
         "seed": options.seed,
     }
     given = {"num_steps": options.num_steps, "num_draws": options.num_draws}
     given = {name: value for name, value in given.items() if value is not None}
     if options.method == "gradient":
         return functools.partial(infer_gradient, denoiser, num_inits=options.num_inits, **common, **given)
-    separation = options.min_separation or denoiser.meta.get("min_separation", 0.05)
+    given["num_candidates"] = options.num_candidates
+    given |= settings_of(denoiser.meta)
+    if options.min_separation is not None:
+        given["min_separation"] = options.min_separation
+    if options.count_penalty is not None:
+        given["penalty"] = options.count_penalty
+    if options.count == "known":
+        return functools.partial(infer_pursuit, denoiser, **common, **given)
     return functools.partial(
-        infer_pursuit,
+        infer_count,
         denoiser,
-        num_candidates=options.num_candidates,
-        min_separation=separation,
-        bounds=denoiser.meta.get("bounds"),
+        max_objects=options.max_objects,
+        count_draws=options.count_draws,
+        confidence=options.confidence,
         **common,
         **given,
     )
@@ -129,6 +162,8 @@ def main() -> None:
         options=determining(options, DETERMINING),
         checkpoint=checkpoint,
         images_per_batch=options.images_per_batch,
+        batch_size=options.batch_size,
+        num_objects=options.num_objects,
         mixed_precision=usable_precision(options.mixed_precision, denoiser.device),
         resume=options.resume,
     )

@@ -10,15 +10,13 @@ import hashlib
 import json
 import os
 import zipfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from data import DataError
-from data.images import check_image, decode_image, image_to_tensor
+from data.images import check_images, decode_image, files_fingerprint, image_to_tensor
 
 
 def cache_dir() -> Path:
@@ -77,7 +75,7 @@ class Clevr(torch.utils.data.Dataset):
         return len(self.rows) * (2 if self.flip else 1)
 
     def __getitem__(self, i: int) -> dict:
-        pixels = image_to_tensor(decode_image(self.image_path(self.rows[i % len(self.rows)])), self.resolution)
+        pixels = image_to_tensor(decode_image(self.path_of(i)), self.resolution)
         if i >= len(self.rows):
             pixels = pixels.flip(-1)
         return {"pixel_values": pixels, **self.labels(i)}
@@ -121,14 +119,15 @@ class Clevr(torch.utils.data.Dataset):
         return self.image_dir / str(self.index["files"][row])
 
     def path_of(self, i: int) -> Path:
-        """File of item i."""
+        """File of item i; IndexError beyond the end, which also ends `for item in dataset`."""
+        if not 0 <= i < len(self):
+            raise IndexError(f"item {i} of {len(self)}")
         return self.image_path(self.rows[i % len(self.rows)])
 
     def fingerprint(self) -> str:
         """A short name for exactly these images in this order at this resolution; keys caches of what they yield."""
-        parts = [str(self.image_dir.resolve()), str(self.resolution), str(self.flip)]
-        stamps = [f"{p.name}:{p.stat().st_size}:{p.stat().st_mtime_ns}" for p in map(self.image_path, self.rows)]
-        return hashlib.sha256("\n".join(parts + stamps).encode()).hexdigest()[:16]
+        paths = [self.image_path(row) for row in self.rows]
+        return files_fingerprint(paths, self.image_dir.resolve(), self.resolution, self.flip)
 
 
 def find_scenes(root: Path, split: str) -> Path:
@@ -208,26 +207,3 @@ def parse_scenes(scenes_file: Path) -> dict[str, np.ndarray]:
     if not len(files):
         raise DataError(f"{scenes_file} lists no scene; unpack it again")
     return {"files": files, "counts": counts, "starts": np.cumsum(counts) - counts, "pixel_coords": coords}
-
-
-def check_images(paths: list[Path], skip_bad: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Read every image's size; with `skip_bad` also decode it whole and mark the bad ones.
-
-    Returns:
-        sizes (N, 2) float32, width and height in pixels; bad (N,) bool.
-    """
-
-    def check(path: Path) -> tuple[int, int] | None:
-        try:
-            size = check_image(path)
-            return decode_image(path).size if skip_bad else size
-        except DataError:
-            if not skip_bad:
-                raise
-            return None
-
-    with ThreadPoolExecutor(8) as pool:
-        quiet = len(paths) < 5000
-        sizes = list(tqdm(pool.map(check, paths), "checking images", len(paths), disable=quiet, leave=False))
-    bad = np.array([size is None for size in sizes])
-    return np.array([size or (1, 1) for size in sizes], dtype=np.float32), bad

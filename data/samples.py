@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data.clevr import cache_dir
-from data.synthetic.clevr import generate
+from data.synthetic import clevr, faces
 
 SAMPLE_RESOLUTION = (240, 160)
 
@@ -19,7 +19,21 @@ def sample_root(num_objects: tuple[int, int], num_images: int, seed: int = 0) ->
     if not root.is_dir():
         print(f"Generating {num_images} scenes of {low} to {high} objects in {root}")
         with publishing(root) as folder:
-            generate(folder, "val", num_images, num_objects, resolution=SAMPLE_RESOLUTION, seed=seed, progress=True)
+            size = {"resolution": SAMPLE_RESOLUTION, "seed": seed}
+            clevr.generate(folder, "val", num_images, num_objects, **size, progress=True)
+    return root
+
+
+def sample_faces(num_images: int, seed: int = 1_000_000) -> Path:
+    """The root of drawn faces in CelebA's layout with a `test` split, so many of each domain; made at the first call.
+
+    The default seed is far from those of training sets, and gives faces that no training has seen.
+    """
+    root = cache_dir() / f"faces-sample-{num_images}-{seed}"
+    if not root.is_dir():
+        print(f"Drawing {2 * num_images} faces in {root}")
+        with publishing(root) as folder:
+            faces.generate(folder, num_train=0, num_test=2 * num_images, seed=seed, progress=True)
     return root
 
 

@@ -12,12 +12,12 @@ import errno
 import json
 import os
 import shutil
-import sys
 from pathlib import Path
 
 from accelerate import Accelerator
 from safetensors import SafetensorError
 
+from igm import warn
 from models import ModelError
 from models.denoiser import EMA_DIR, META_FILE, NETWORK_DIR, Denoiser, load_network
 from models.unet import one_line, read_config
@@ -53,7 +53,8 @@ def register_network_format(accelerator: Accelerator, denoiser: Denoiser, ema=No
     def save(models, weights, output_dir):
         if accelerator.is_main_process:
             accelerator.unwrap_model(denoiser.network).save_pretrained(Path(output_dir) / NETWORK_DIR)
-            denoiser.scheduler.save_pretrained(Path(output_dir) / "scheduler")
+            if denoiser.scheduler is not None:  # a classifier has none
+                denoiser.scheduler.save_pretrained(Path(output_dir) / "scheduler")
             (Path(output_dir) / META_FILE).write_text(json.dumps(denoiser.meta, indent=2) + "\n")
             if ema is not None:
                 ema.save_pretrained(Path(output_dir) / EMA_DIR)
@@ -135,11 +136,10 @@ def load_checkpoint(accelerator: Accelerator, path: Path, facts: dict) -> int:
     """
     state = check_same_run(path, facts, accelerator.num_processes)
     if state.get("images_per_step", facts["images_per_step"]) != facts["images_per_step"]:
-        accelerator.print(
-            f"warning: {path} was trained by {state['num_processes']} processes with {state['images_per_step']} images "
+        warn(
+            f"{path} was trained by {state['num_processes']} processes with {state['images_per_step']} images "
             f"per step, now {accelerator.num_processes} with {facts['images_per_step']}: training goes on, but in "
-            "another data order (some images of this epoch may be seen twice or not at all)",
-            file=sys.stderr,
+            "another data order (some images of this epoch may be seen twice or not at all)"
         )
     accelerator.load_state(str(path))
     return int(state["step"])

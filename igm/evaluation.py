@@ -41,6 +41,7 @@ def evaluate(
     checkpoint: str,
     images_per_batch: int = 8,
     batch_size: int = 1024,
+    num_objects: int | None = None,
     mixed_precision: str = "no",
     resume: bool = False,
 ) -> dict:
@@ -51,6 +52,7 @@ def evaluate(
     Args:
         groups: name -> dataset whose items have `pixel_values`, `image_id` and, with ground truth, `conds` and `mask`.
         infer: (posterior, num_concepts (B,) or None without ground truth, image_numbers=[...], batch_size=...) -> Inferred.
+        num_objects: known number of concepts in images without ground truth.
         batch_size: most network rows at once; halved, with a warning, where the memory does not suffice.
         options: what determines the results; a resumed run must have the same.
     """
@@ -68,7 +70,9 @@ def evaluate(
         with tqdm(total=len(mine), unit="image", desc=method, disable=not state.is_main_process) as bar:
             for first in range(0, len(mine), images_per_batch):
                 batch = mine[first : first + images_per_batch]
-                for record in infer_batch(denoiser, groups, batch, roomy, mixed_precision, options.get("seed", 0)):
+                for record in infer_batch(
+                    denoiser, groups, batch, roomy, mixed_precision, options.get("seed", 0), num_objects
+                ):
                     writer.write(record)
                 bar.update(len(batch))
     state.wait_for_everyone()
@@ -88,21 +92,29 @@ def evaluate(
 
 
 def infer_batch(
-    denoiser: Denoiser, groups: Mapping, batch: list, infer: Infer, precision: str, seed: int
+    denoiser: Denoiser,
+    groups: Mapping,
+    batch: list,
+    infer: Infer,
+    precision: str,
+    seed: int,
+    num_objects: int | None = None,
 ) -> list[dict]:
-    """Infer a batch of (group, item number); return its records."""
+    """Infer a batch of (group, item number); return its records. `num_objects` stands in for ground truth."""
     started = time.perf_counter()
     items = [groups[name][i] for name, i in batch]
     posterior = encode_images(denoiser, torch.stack([item["pixel_values"] for item in items]))
-    known = all("mask" in item for item in items)
-    numbers = torch.stack([item["mask"].sum().long() for item in items]) if known else None
+    counts = [int(item["mask"].sum()) if "mask" in item else num_objects for item in items]
+    numbers = None if None in counts else torch.tensor(counts)
     with autocast(denoiser.device, precision):
         found = infer(posterior, numbers, image_numbers=[i for _, i in batch])
     seconds = (time.perf_counter() - started) / len(batch)
-    return [
-        make_record(name, item, found, row, seconds, seed, groups[name].path_of(i))
-        for row, ((name, i), item) in enumerate(zip(batch, items, strict=True))
-    ]
+    records = []
+    for row, ((name, i), item) in enumerate(zip(batch, items, strict=True)):
+        record = make_record(name, item, found, row, seconds, seed, groups[name].path_of(i))
+        names = getattr(groups[name], "attributes", None)
+        records.append({**record, "concept_names": list(names)} if names else record)
+    return records
 
 
 def make_record(group: str, item: dict, found: Inferred, row: int, seconds: float, seed: int, path: Path) -> dict:

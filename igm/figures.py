@@ -21,7 +21,15 @@ from numpy.typing import ArrayLike
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 from scipy.spatial import KDTree
 
-from igm.metrics import HEADLINE_RADIUS, RADII, bootstrap_interval, matched_distances, num_within
+from igm.metrics import (
+    HEADLINE_RADIUS,
+    RADII,
+    attribute_metrics,
+    attribute_values,
+    bootstrap_interval,
+    matched_distances,
+    num_within,
+)
 from igm.results import read_options, read_results
 
 # Okabe and Ito's colours, told apart by readers with any colour vision.
@@ -100,6 +108,97 @@ def position_sheet(
         _draw_position_tile(tiles[1], record["conds_true"], record["conds_pred"])
         tiles[0].set_title(_sheet_title(record), loc="left", fontsize=5.5, pad=2.5, color="#333333")
     _add_position_legend(figure, any(r["conds_true"] is not None for r in records), 1 - 0.5 * _MARGIN / height)
+    _save(figure, path)
+
+
+@matplotlib.rc_context(STYLE)
+def attribute_sheet(
+    images: Mapping[str, Any],
+    records: Sequence[Mapping[str, Any]],
+    path: str | Path,
+    columns: int = 4,
+    max_images: int = 24,
+) -> None:
+    """Draw each test image beside its attributes with a tick or cross for the true and the predicted value.
+
+    A wrong prediction is red. Of more than six attributes the wrong ones come first, and six are shown.
+
+    Args:
+        images: {image_id: image}; a record without an image gets an empty tile.
+        records: result records with one-hot concepts; `concept_names` names the attributes.
+        path: file to write, its suffix gives the format; parents are created.
+        columns: pairs of image and panel per row.
+        max_images: only the first that many records are drawn.
+
+    Raises:
+        ValueError: if there is no record, or a condition is not an attribute.
+    """
+    records = list(records)[:max_images]
+    if not records:
+        raise ValueError("no records to draw")
+    images = {r["image_id"]: as_pil(images[r["image_id"]]) for r in records if r["image_id"] in images}
+    aspect = next((image.height / image.width for image in images.values()), 1.0)
+    columns = min(columns, len(records))
+    rows = math.ceil(len(records) / columns)
+    panel_width, tile_height = 1.25 * _TILE_WIDTH, _TILE_WIDTH * aspect
+    pair_width = _TILE_WIDTH + _TILE_GAP + panel_width
+    width = max(2 * _MARGIN + columns * pair_width + (columns - 1) * _PAIR_GAP, 2.0)
+    row_height = _TITLE_HEIGHT + tile_height
+    height = 2 * _MARGIN + rows * row_height + (rows - 1) * _TILE_GAP
+    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
+    for index, record in enumerate(records):
+        row, column = divmod(index, columns)
+        left = _MARGIN + column * (pair_width + _PAIR_GAP)
+        bottom = height - _MARGIN - (row + 1) * row_height - row * _TILE_GAP
+        picture, panel = (
+            figure.add_axes((x / width, bottom / height, tile_width / width, tile_height / height))
+            for x, tile_width in ((left, _TILE_WIDTH), (left + _TILE_WIDTH + _TILE_GAP, panel_width))
+        )
+        _draw_image_tile(picture, images.get(record["image_id"]))
+        _draw_attribute_tile(panel, record)
+        picture.set_title(_sheet_title(record), loc="left", fontsize=5.5, pad=2.5, color="#333333")
+    _save(figure, path)
+
+
+@matplotlib.rc_context(STYLE)
+def attribute_bars(
+    records_by_group: Mapping[str, Sequence[Mapping[str, Any]]], path: str | Path, max_attributes: int = 40
+) -> None:
+    """Draw the accuracy of each attribute, a bar per group with its 95 % interval over images, and the mean.
+
+    Args:
+        records_by_group: {group: result records}; records without ground truth are left out.
+        path: file to write; parents are created.
+
+    Raises:
+        ValueError: if no record has ground truth.
+    """
+    scores = {group: attribute_metrics(records) for group, records in records_by_group.items()}
+    scores = {group: score for group, score in scores.items() if score[0]["accuracy"] is not None}
+    if not scores:
+        raise ValueError("no record with ground truth")
+    names = list(next(iter(scores.values()))[0]["accuracy_per_attribute"])[:max_attributes]
+    figure = Figure(figsize=(1.6 + 0.42 * (len(names) + 1), 2.5), dpi=DPI, layout="constrained")
+    axes = figure.add_subplot()
+    places, thickness = np.arange(len(names) + 1), 0.8 / len(scores)
+    for number, (group, (metrics, ci95)) in enumerate(scores.items()):
+        values = np.array([*(metrics["accuracy_per_attribute"][n] for n in names), metrics["accuracy"]])
+        bounds = np.array([*(ci95["accuracy_per_attribute"][n] for n in names), ci95["accuracy"]])
+        axes.bar(
+            places + (number - (len(scores) - 1) / 2) * thickness,
+            100 * values,
+            thickness,
+            yerr=100 * np.clip(np.stack([values - bounds[:, 0], bounds[:, 1] - values]), 0, None),
+            color=(TRUE_COLOUR, PRED_COLOUR, *COLOURS[2:])[number % len(COLOURS)],
+            error_kw={"elinewidth": 0.8, "capsize": 1.5},
+            label=group,
+        )
+    axes.axhline(50, color="#C8C8C8", linewidth=0.6, linestyle=(0, (4, 3)), zorder=0)
+    labels = [name.replace("_", " ") for name in names] + ["mean"]
+    axes.set_xticks(places, labels, rotation=30 if len(names) < 8 else 90, ha="right" if len(names) < 8 else "center")
+    axes.set(ylim=(0, 102), ylabel="accuracy (%)")
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(scores), frameon=False, borderpad=0)
+    _open_frame(axes)
     _save(figure, path)
 
 
@@ -377,10 +476,11 @@ def redraw(folder: str | Path, max_images: int = 24) -> list[Path]:
 
     Raises:
         FileNotFoundError: if the folder has no result file.
-        ValueError: if a record cannot be read, or the conditions are not positions.
+        ValueError: if a record cannot be read, or the conditions are neither positions nor named attributes.
     """
     folder = Path(folder)
     options = read_options(folder)
+    kind = {"celeba": "attributes", "animals": "labels"}.get(options.get("task"), "positions")
     groups: dict[str, list[dict[str, Any]]] = {}
     for record in read_results(folder):
         groups.setdefault(record["group"], []).append(record)
@@ -389,17 +489,16 @@ def redraw(folder: str | Path, max_images: int = 24) -> list[Path]:
         shown = records[:max_images]
         images = {record["image_id"]: _read_image(record, folder) for record in shown}
         images = {image_id: image for image_id, image in images.items() if image is not None}
-        if options.get("task") == "animals":
-            written.append(folder / "figures" / f"labels_{group.replace('/', '_')}.png")
+        written.append(folder / "figures" / f"{kind}_{group.replace('/', '_')}.png")
+        if kind == "labels":
             label_sheet(images, shown, options["classes"], written[-1], max_images=max_images)
-            continue
-        written.append(folder / "figures" / f"positions_{group.replace('/', '_')}.png")
-        position_sheet(images, shown, written[-1], max_images=max_images)
-    if options.get("task") != "animals" and any(
-        record["conds_true"] for records in groups.values() for record in records
-    ):
-        written.append(folder / "figures" / "perception_rate.png")
-        perception_curve(groups, written[-1])
+        else:
+            sheet = attribute_sheet if kind == "attributes" else position_sheet
+            sheet(images, shown, written[-1], max_images=max_images)
+    scored = any(record["conds_true"] for records in groups.values() for record in records)
+    if scored and kind != "labels":
+        written.append(folder / "figures" / ("accuracy.png" if kind == "attributes" else "perception_rate.png"))
+        (attribute_bars if kind == "attributes" else perception_curve)(groups, written[-1])
     return written
 
 
@@ -418,6 +517,32 @@ def _draw_position_tile(axes: Axes, true: ArrayLike | None, pred: ArrayLike) -> 
     if true is not None:
         axes.plot(*_positions(true).T, **_marker("o"))
     axes.plot(*_positions(pred).T, **_marker("+"))
+
+
+def _draw_attribute_tile(axes: Axes, record: Mapping[str, Any], most: int = 6) -> None:
+    _unit_square(axes)
+    axes.set_facecolor(PANEL_COLOUR)
+    pred = attribute_values(record["conds_pred"])
+    true = None if record["conds_true"] is None else attribute_values(record["conds_true"])
+    names = record.get("concept_names") or [str(k) for k in range(len(pred))]
+    order = (
+        sorted(range(len(pred)), key=lambda k: true is None or true[k] == pred[k])
+        if len(pred) > most
+        else range(len(pred))
+    )
+    columns = [("true", 0.72, true, TRUE_COLOUR), ("predicted", 0.89, pred, "#333333")]
+    for title, x, values, colour in columns:
+        if values is not None:
+            axes.text(x, 0.07, title[:4], fontsize=4, ha="center", va="center", color=colour)
+    for line, k in enumerate(list(order)[:most]):
+        y = 0.2 + 0.13 * line
+        wrong = true is not None and true[k] != pred[k]
+        axes.text(0.05, y, names[k].replace("_", " "), fontsize=4.6, va="center", color="#333333")
+        for title, x, values, colour in columns:
+            if values is not None:
+                ink = "#C00000" if wrong and title == "predicted" else colour
+                mark = "\N{CHECK MARK}" if values[k] else "\N{MULTIPLICATION SIGN}"
+                axes.text(x, y, mark, fontsize=5.5, ha="center", va="center", color=ink, weight="bold")
 
 
 def _marker(kind: str) -> dict[str, Any]:

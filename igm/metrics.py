@@ -148,6 +148,75 @@ def position_metrics(
     return metrics, ci95
 
 
+def attribute_metrics(
+    records: Iterable[Mapping[str, Any]], num_bootstrap: int = 1000, seed: int = 0
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Score inferred binary attributes, one-hot concepts as in `data.celeba`.
+
+    - accuracy: share of right values over all images and attributes; accuracy_per_attribute: of each.
+    - balanced_accuracy: mean over attributes of the mean of the shares of right ones and right zeros, so that a rare
+      attribute is not scored by guessing "no"; balanced_accuracy_per_attribute: of each. An attribute of which the
+      images show only one value has none.
+    - exact_match: share of images with every attribute right.
+
+    Args:
+        records: result records; those without ground truth are left out. `concept_names` names the attributes.
+        num_bootstrap: resamples of the images for the intervals. seed: of the resamples.
+
+    Returns:
+        metrics and ci95, with the keys above; a value that does not exist is None.
+    """
+    records = _with_truth(records)
+    if not records:
+        empty = dict.fromkeys(("accuracy", "balanced_accuracy", "exact_match"))
+        return empty, dict(empty)
+    true, pred = (np.array([attribute_values(r[name]) for r in records]) for name in ("conds_true", "conds_pred"))
+    names = records[0].get("concept_names") or [str(k) for k in range(true.shape[1])]
+    right, ones = true == pred, np.ones(len(true))
+    metrics: dict[str, Any] = {"accuracy": float(right.mean()), "exact_match": float(right.all(1).mean())}
+    ci95: dict[str, Any] = {
+        "accuracy": bootstrap_interval(right.mean(1), ones, num_bootstrap, seed),
+        "exact_match": bootstrap_interval(right.all(1), ones, num_bootstrap, seed),
+    }
+    metrics["accuracy_per_attribute"] = {name: float(r.mean()) for name, r in zip(names, right.T, strict=True)}
+    ci95["accuracy_per_attribute"] = {
+        name: bootstrap_interval(r, ones, num_bootstrap, seed) for name, r in zip(names, right.T, strict=True)
+    }
+    counts = np.random.default_rng(seed).multinomial(len(true), ones / len(true), num_bootstrap)  # resampled images
+    balanced, spread = _balanced(true, right, ones[None])[0], _balanced(true, right, counts)  # (K,), (S, K)
+    metrics["balanced_accuracy"] = None if np.isnan(balanced).all() else float(np.nanmean(balanced))
+    metrics["balanced_accuracy_per_attribute"] = {
+        name: None if np.isnan(value) else float(value) for name, value in zip(names, balanced, strict=True)
+    }
+    spread = spread[:, ~np.isnan(balanced)]
+    spread = spread[~np.isnan(spread).all(1)]  # a small resample may miss a value of every attribute
+    low_high = np.quantile(np.nanmean(spread, axis=1), (0.025, 0.975)).tolist() if spread.size else None
+    ci95["balanced_accuracy"] = low_high
+    return metrics, ci95
+
+
+def attribute_values(conds: ArrayLike) -> np.ndarray:
+    """Values (K,) in {0, 1} of one-hot concepts (K, 2 K).
+
+    Raises:
+        ValueError: another shape, or a row whose 1 is not at one of its own two places.
+    """
+    conds = np.asarray(conds, dtype=float)
+    if conds.ndim != 2 or conds.shape[1] != 2 * len(conds):
+        raise ValueError(f"attributes must be one-hot rows (K, 2 K), got shape {conds.shape}")
+    values = conds.argmax(1) - 2 * np.arange(len(conds))
+    if not ((values == 0) | (values == 1)).all():
+        raise ValueError(f"rows must be one-hot within their own attribute, got {conds.tolist()}")
+    return values
+
+
+def _balanced(true: np.ndarray, right: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Balanced accuracy (S, K) of each attribute under image weights (S, B); NaN where a value does not occur."""
+    with np.errstate(invalid="ignore"):
+        shares = [(weights @ (right & is_value)) / (weights @ is_value) for is_value in (true == 1, true == 0)]
+    return (shares[0] + shares[1]) / 2
+
+
 def label_metrics(
     records: Iterable[Mapping[str, Any]], num_bootstrap: int = 1000, seed: int = 0
 ) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Option groups that the scripts share, and how a script ends on a mistake of its user."""
+"""Option groups that the scripts probability, and how a script ends on a mistake of its user."""
 
 import argparse
 import dataclasses
@@ -101,7 +101,15 @@ def positive_float(text: str) -> float:
     return value
 
 
-def share(text: str) -> float:
+def not_negative_float(text: str) -> float:
+    """A number of at least 0."""
+    value = float(text)
+    if not value >= 0:
+        raise argparse.ArgumentTypeError(f"must be at least 0, not {value}")
+    return value
+
+
+def probability(text: str) -> float:
     """A number above 0 and at most 1."""
     value = float(text)
     if not 0 < value <= 1:
@@ -143,6 +151,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     group.add_argument("--allow_tf32", action="store_true", help="TF32 matrix products on Ampere and later GPUs")
     group.add_argument("--output_dir", default="outputs", help="results go to <output_dir>/<tracker_project_name>")
     group.add_argument("--tracker_project_name", help="name of the run and of its folder")
+    group.add_argument("--dry_run", action="store_true", help="print options, data, parameters and memory, and stop")
     return group
 
 
@@ -170,6 +179,7 @@ def add_training_options(parser: argparse.ArgumentParser, **defaults) -> None:
     group.add_argument("--offset_noise", action="store_true", help="add one normal number per channel to the noise")
     group.add_argument("--snr_gamma", type=positive_float, help="min-SNR weights of the error; 5 is usual")
     group.add_argument("--set_grads_to_none", action=argparse.BooleanOptionalAction, help="instead of zeros")
+    group.add_argument("--compile", action="store_true", help="torch.compile, with a few sizes of packed batches")
     group.add_argument("--enable_xformers_memory_efficient_attention", action="store_true", help="needs CUDA, xformers")
     group.add_argument("--dataloader_num_workers", type=not_negative, help="loader processes")
     group.add_argument("--no_latent_cache", action="store_true", help="encode in every step, keep no latents on disk")
@@ -266,27 +276,31 @@ def add_evaluation_options(parser: argparse.ArgumentParser, *, averaged: bool = 
     group.add_argument("--no_figures", action="store_true", help="records and summary only")
 
 
-def find_model(options: argparse.Namespace, shipped: str) -> str:
+def find_model(options: argparse.Namespace, shipped: str | None) -> str:
     """The checkpoint to evaluate: the one named, else the newest of the run's folder, else the shipped model.
 
-    The shipped model is taken only with the embedded data (no --dataset_root).
+    The shipped model, where there is one, is taken only with the embedded data (no --dataset_root).
 
     Raises:
         ModelError: a dataset is given, but no checkpoint, and the run has none.
     """
     if options.checkpoint:
         return options.checkpoint
-    if options.dataset_root is None:
+    if options.dataset_root is None and shipped:
         return str(ROOT / "models" / "pretrained" / shipped)
     run_dir = Path(options.output_dir) / options.tracker_project_name
     found = list_checkpoints(run_dir)
     if not found:
-        raise ModelError(f"no checkpoint-* in {run_dir}; pass --checkpoint (shipped: models/pretrained/{shipped})")
+        hint = f" (shipped: models/pretrained/{shipped})" if shipped else ""
+        raise ModelError(f"no checkpoint-* in {run_dir}; pass --checkpoint{hint}")
     return str(found[-1])
 
 
-def load_denoiser(options: argparse.Namespace, checkpoint: str, cond_size: int) -> Denoiser:
+def load_denoiser(options: argparse.Namespace, checkpoint: str, cond_size: int, model_class=Denoiser) -> Denoiser:
     """The Denoiser to evaluate, on the device asked for; the checkpoint's own configs win over the options'.
+
+    Args:
+        cond_size: D of the task's conditions. model_class: has `from_pretrained` like Denoiser's.
 
     Raises:
         ModelError: not found, not usable, or made for other conditions.
@@ -295,7 +309,7 @@ def load_denoiser(options: argparse.Namespace, checkpoint: str, cond_size: int) 
     state = PartialState(cpu=on_cpu) if "RANK" in os.environ else None
     device = torch.device(options.device) if options.device else (state.device if state else best_device())
     torch.backends.cuda.matmul.allow_tf32 = options.allow_tf32
-    denoiser = Denoiser.from_pretrained(
+    denoiser = model_class.from_pretrained(
         checkpoint,
         codec=options.pretrained_model_name,
         scheduler_config=options.scheduler_config,
@@ -309,6 +323,21 @@ def load_denoiser(options: argparse.Namespace, checkpoint: str, cond_size: int) 
         )
     note_other_config(options, denoiser)
     return denoiser.to(device)
+
+
+def check_task(model: Denoiser, task: str, attributes: Iterable[str], checkpoint: str) -> None:
+    """Raise ModelError if a checkpoint says that it was trained for another task, or for other attributes.
+
+    Checkpoints of the published code say nothing.
+    """
+    own = model.meta.get("task", task)
+    if own != task:
+        raise ModelError(
+            f"--checkpoint {checkpoint} was trained as {own}, this needs {task}; name another, or --method"
+        )
+    trained = model.meta.get("attributes", list(attributes))
+    if trained != list(attributes):
+        raise ModelError(f"--checkpoint {checkpoint} was trained for --attributes {' '.join(trained)}; pass these")
 
 
 def note_other_config(options: argparse.Namespace, denoiser: Denoiser) -> None:

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from igm import UserError
-from igm.metrics import label_metrics, position_metrics
+from igm.metrics import attribute_metrics, label_metrics, position_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +54,7 @@ RESULTS_NAME, OPTIONS_NAME, SUMMARY_NAME = "results.jsonl", "options.json", "sum
 METRICS_BY_TASK: dict[str, MetricsFn] = {
     "clevr": position_metrics,
     "clevrtex": position_metrics,
+    "celeba": attribute_metrics,
     "animals": label_metrics,
 }
 
@@ -309,7 +310,11 @@ def format_table(summary: Mapping[str, Any]) -> str:
         if any(name in group["metrics"] for group in groups.values()):
             values = [group["metrics"].get(name) for group in groups.values()]
             columns.append((title, ["-" if value is None else f"{value:.1e}" for value in values]))
-    for name in ("accuracy", "exact_match", "pair_accuracy", "count_accuracy"):
+    names = list(dict.fromkeys(n for g in groups.values() for n in g["metrics"].get("accuracy_per_attribute", {})))
+    for name in names if len(names) <= 5 else []:  # more do not fit on a line; summary.json has them
+        cells = [_share_cell(group, "accuracy_per_attribute", name, interval=False) for group in groups.values()]
+        columns.append((name, cells))
+    for name in ("accuracy", "balanced_accuracy", "exact_match", "pair_accuracy", "count_accuracy"):
         if any(name in group["metrics"] for group in groups.values()):
             if name != "count_accuracy" or _count_was_inferred(summary):
                 cells = [_share_cell(group, name) for group in groups.values()]

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import hashlib
 import os
 from pathlib import Path
 
@@ -9,11 +10,12 @@ import diffusers
 import torch
 import transformers
 from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration, set_seed
+from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, set_seed
 
 from igm import warn
-from igm.checkpoints import find_checkpoint
-from igm.latents import CachedLatents, build_cache, cache_path
+from igm.checkpoints import check_same_run, find_checkpoint
+from igm.dry_run import describe, memory_estimate
+from igm.latents import CachedLatents, build_cache, cache_bytes, cache_index, cache_path
 from igm.options import choose_tracker, train_settings, usable_precision
 from igm.training import TrainSettings, train
 from igm.validation import make_validator
@@ -22,43 +24,53 @@ from models.attention import use_single_token_attention
 from models.codec import DEFAULT_MODEL, load_codec
 from models.denoiser import Denoiser, build_denoiser, check_resolution, load_network
 from models.unet import cond_size as size_of_cond
-from models.unet import read_config
+from models.unet import one_line, read_config
 
 
-def start_training(options: argparse.Namespace, dataset, validation, *, meta: dict, cond_size: int) -> None:
+def start_training(
+    options: argparse.Namespace, dataset, validation, *, meta: dict, cond_size: int, build=None, loss=None
+) -> None:
     """Build everything that the options ask for, and train.
 
     Args:
         dataset, validation: training items, and those whose pictures are drawn.
         meta: facts about the training data, stored with every checkpoint.
         cond_size: D of the dataset's conditions.
+        build: makes the model, called as `make_denoiser`, the default. loss: as in `igm.training.train`.
 
     Raises:
         ModelError, DataError, TrainingError: a mistake of the user's, in one line.
     """
-    if size_of_cond(read_config(options.unet_config, "--unet_config")) != cond_size:
+    given = read_config(options.unet_config, "--unet_config")
+    if size_of_cond(given) != cond_size:
         raise ModelError(
             f"--unet_config {options.unet_config} is for other conditions; this dataset's have size {cond_size}"
         )
     diffusers.utils.logging.set_verbosity_error()
     transformers.utils.logging.set_verbosity_error()
     run_dir = Path(options.output_dir) / options.tracker_project_name
-    if options.resume_from_checkpoint:
-        find_checkpoint(run_dir, options.resume_from_checkpoint)  # a wrong name shows at once
-    tracker = choose_tracker(options.report_to)
-    accelerator = Accelerator(
-        cpu=not torch.accelerator.is_available(),  # several processes without a GPU then find each other too
-        mixed_precision=usable_precision(options.mixed_precision),
-        gradient_accumulation_steps=options.gradient_accumulation_steps,
-        log_with=tracker,
-        project_config=ProjectConfiguration(str(run_dir), logging_dir=str(run_dir / options.logging_dir)),
-    )
+    accelerator = make_accelerator(options, run_dir)
     accelerator.print(f"{len(dataset):,} training images, {dataset.num_skipped} unreadable ones left out")
     settings = train_settings(options, len(dataset), accelerator.num_processes)
+    same_run = {"task": meta["task"], "dataset": data_identity(dataset)}
+    check_resume(options, run_dir, {**same_run, "unet_config": given}, accelerator.num_processes)
     set_seed(options.seed)  # the network's first weights; every process draws the same
-    denoiser = make_denoiser(options, accelerator, meta)
+    denoiser = (build or make_denoiser)(options, accelerator, meta)
+    if options.dry_run:
+        if accelerator.is_main_process:
+            describe_training(options, settings, dataset, validation, denoiser, run_dir)
+        return
+    settings.compile = settings.compile and compiler_works(accelerator.device)
     if not options.no_latent_cache:
-        dataset = cache_latents(accelerator, dataset, denoiser, run_dir / "cache", options.dataloader_num_workers)
+        denoiser.codec.to(accelerator.device)
+        path = build_cache(
+            dataset,
+            denoiser.codec,
+            run_dir / "cache",
+            device=accelerator.device,
+            num_workers=options.dataloader_num_workers,
+        )
+        dataset = CachedLatents(dataset, path)
     if accelerator.is_main_process:
         run_dir.mkdir(parents=True, exist_ok=True)
         start_trackers(accelerator, options, settings)
@@ -75,18 +87,88 @@ def start_training(options: argparse.Namespace, dataset, validation, *, meta: di
             num_inference_steps=50,
             seed=options.seed,
         )
-    config = {k: v for k, v in sorted(denoiser.network.config.items()) if not k.startswith("_")}
-    same_run = {"unet_config": config, "task": meta["task"]}
-    train(accelerator, denoiser, dataset, run_dir, settings, same_run=same_run, validate=validate)
+    same_run["unet_config"] = {k: v for k, v in sorted(denoiser.network.config.items()) if not k.startswith("_")}
+    train(accelerator, denoiser, dataset, run_dir, settings, same_run=same_run, validate=validate, loss=loss)
     accelerator.end_training()
 
 
+def make_accelerator(options: argparse.Namespace, run_dir: Path) -> Accelerator:
+    """The processes of this run, their device and precision, and the trackers."""
+    on_cpu = not torch.accelerator.is_available()
+    if on_cpu and "RANK" in os.environ and os.environ.get("ACCELERATE_USE_CPU", "").lower() != "true":
+        warn(f"no GPU is usable here; {os.environ['WORLD_SIZE']} processes train on the CPU")
+    ddp = DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=False)  # no copy; none to send
+    return Accelerator(
+        cpu=on_cpu,  # several processes without a GPU then find each other too
+        mixed_precision=usable_precision(options.mixed_precision),
+        gradient_accumulation_steps=options.gradient_accumulation_steps,
+        log_with=None if options.dry_run else choose_tracker(options.report_to),
+        project_config=ProjectConfiguration(str(run_dir), logging_dir=str(run_dir / options.logging_dir)),
+        kwargs_handlers=[ddp],
+    )
+
+
+def data_identity(dataset) -> str:
+    """A short name for a dataset's size, ids and concepts (of up to 256 items), wherever its files lie."""
+    digest = hashlib.sha256(str(len(dataset)).encode())
+    for i in torch.linspace(0, len(dataset) - 1, min(len(dataset), 256)).long().tolist():
+        labels = dataset.labels(i)
+        digest.update(f"{labels['image_id']} {labels['conds'].tolist()} {labels['mask'].tolist()}".encode())
+    return digest.hexdigest()[:16]
+
+
+def check_resume(options: argparse.Namespace, run_dir: Path, facts: dict, num_processes: int) -> None:
+    """Find out before anything is loaded whether --resume_from_checkpoint names a checkpoint of this run.
+
+    Raises:
+        ModelError: it does not exist, or is of another architecture or dataset.
+    """
+    if options.resume_from_checkpoint:
+        checkpoint = find_checkpoint(run_dir, options.resume_from_checkpoint)
+        plain = {k: v for k, v in facts["unet_config"].items() if not k.startswith("_") and k != "sample_size"}
+        if checkpoint:
+            check_same_run(checkpoint, {**facts, "unet_config": plain}, num_processes)
+
+
+def describe_training(
+    options: argparse.Namespace, settings: TrainSettings, dataset, validation, denoiser: Denoiser, run_dir: Path
+) -> None:
+    """What --dry_run prints of a training."""
+    concepts = dataset.labels(0)["mask"].numel()
+    moments = 2 if settings.use_8bit_adam else 8
+    memory = memory_estimate(
+        denoiser,
+        settings.train_batch_size * concepts,
+        settings.train_batch_size,
+        usable_precision(options.mixed_precision),
+        gradient_checkpointing=options.gradient_checkpointing,
+        state_bytes=4 + moments + 4 * settings.use_ema,
+    )
+    more = []
+    if not options.no_latent_cache:
+        path = cache_path(run_dir / "cache", dataset, denoiser.codec)
+        size = cache_bytes(cache_index(path, dataset, denoiser.codec)) / 1e6
+        more.append(f"Latents cache: {size:,.1f} MB in {path}, {'there' if path.exists() else 'not built yet'}")
+    counts = {"training": len(dataset), "validation": min(options.num_validation_images, len(validation))}
+    describe({**vars(options), **dataclasses.asdict(settings)}, counts, denoiser, memory, more)
+
+
+def compiler_works(device: torch.device) -> bool:
+    """Whether torch.compile can make code here; if not, one line says why, and training goes on without."""
+    try:
+        torch.compile(lambda x: x.sin() + 1)(torch.ones(8, device=device))
+    except Exception as error:  # a missing compiler shows in many ways
+        warn(f"--compile does not work here ({one_line(error)}); going on without")
+        return False
+    return True
+
+
 def make_denoiser(options: argparse.Namespace, accelerator: Accelerator, meta: dict) -> Denoiser:
-    """A Denoiser with fresh weights: trainable network in float32, frozen codec in the run's precision."""
+    """A Denoiser with fresh weights: trainable network in float32, frozen codec."""
     codec_name = options.pretrained_model_name or DEFAULT_MODEL
     codec = load_codec(codec_name, local_files_only=options.local_files_only).eval().requires_grad_(False)
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision, torch.float32)
-    if accelerator.device.type == "cuda":
+    if accelerator.device.type == "cuda" and options.no_latent_cache:  # what is kept is encoded in float32
         codec.to(dtype)
     torch.backends.cuda.matmul.allow_tf32 = options.allow_tf32
     meta = {**meta, "codec": str(codec_name), "resolution": options.resolution}
@@ -119,21 +201,10 @@ def use_xformers(network: torch.nn.Module) -> None:
     """Use xformers' attention where it can run; say once why not, and go on with PyTorch's."""
     try:
         network.enable_xformers_memory_efficient_attention()
-        use_single_token_attention(network)
-    except (ImportError, ValueError) as error:
-        cause = "is not installed" if isinstance(error, ImportError) else "needs CUDA"
-        warn(f"xformers {cause} (pip install '.[xformers]'); using PyTorch's attention")
-
-
-def cache_latents(
-    accelerator: Accelerator, dataset, denoiser: Denoiser, folder: Path, num_workers: int
-) -> CachedLatents:
-    """The dataset with its posteriors computed once, by the main process."""
-    denoiser.codec.to(accelerator.device)
-    with accelerator.main_process_first():
-        if accelerator.is_main_process:
-            build_cache(dataset, denoiser.codec, folder, device=accelerator.device, num_workers=num_workers)
-    return CachedLatents(dataset, cache_path(folder, dataset, denoiser.codec))
+    except Exception as error:  # not installed, no CUDA, or built for another version of either
+        cause = "is not installed" if isinstance(error, ImportError) else f"is not usable here ({one_line(error)})"
+        warn(f"xformers {cause}; install it with CUDA: pip install '.[xformers]'; using PyTorch's attention")
+    use_single_token_attention(network)
 
 
 def start_trackers(accelerator: Accelerator, options: argparse.Namespace, settings: TrainSettings) -> None:

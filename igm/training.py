@@ -68,6 +68,7 @@ def train(
     *,
     same_run: dict | None = None,
     validate: Callable[[int], None] | None = None,
+    loss: Callable[..., torch.Tensor] | None = None,
 ) -> int:
     """Train `denoiser.network` in place; return the last step.
 
@@ -76,6 +77,7 @@ def train(
         output_dir: where `checkpoint-<step>` folders go.
         same_run: facts that a resumed run must share with its checkpoint.
         validate: called with the step, by every process, every `validation_steps` steps.
+        loss: what is minimised, called as `training_loss`, which is the default.
 
     Raises:
         TrainingError: the loss is not finite; the last good checkpoint is kept.
@@ -94,19 +96,21 @@ def train(
         accelerator.print(f"Resumed {checkpoint} at step {step} of {s.max_train_steps}")
 
     loader = make_loader(accelerator, denoiser, dataset, s, share, step)
+    if accelerator.num_processes > 1 and len(loader):
+        settle_reduction(denoiser, optimizer, to_device(loader.dataset[loader.sampler[0]], accelerator.device))
     with contextlib.closing(Meter(accelerator, s, step, share.images_per_step)) as meter:
         for batch in loader:
-            batch = {name: value.to(accelerator.device, non_blocking=True) for name, value in batch.items()}
+            batch = to_device(batch, accelerator.device)
             with accelerator.accumulate(denoiser.network):
-                loss = training_loss(denoiser, batch, s.snr_gamma)
-                accelerator.backward(loss)
+                value = (loss or training_loss)(denoiser, batch, s.snr_gamma)
+                accelerator.backward(value)
                 if accelerator.sync_gradients:
                     accelerator.clip_grad_norm_(denoiser.network.parameters(), s.max_grad_norm)
                     for group in optimizer.param_groups:
                         group["lr"] = learning_rate(s, step)
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=s.set_grads_to_none)
-            meter.add(loss)
+            meter.add(value)
             if not accelerator.sync_gradients:
                 continue
 
@@ -180,6 +184,21 @@ def training_loss(denoiser: Denoiser, batch: dict[str, torch.Tensor], snr_gamma:
         kind = denoiser.scheduler.config.prediction_type
         error = error * snr_weights(denoiser.alphas_cumprod, noise.t, snr_gamma, kind)
     return error.mean()
+
+
+def to_device(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
+    """A batch on a device, without waiting for the copies of pinned memory."""
+    return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
+
+
+def settle_reduction(denoiser: Denoiser, optimizer: torch.optim.Optimizer, batch: dict[str, torch.Tensor]) -> None:
+    """One backward pass whose gradients are dropped, after which DDP regroups them for good.
+
+    Without it the first step after a start or a resume would sum the processes' gradients in another order than the rest,
+    and a resumed run of more than two processes would differ in the last bits.
+    """
+    training_loss(denoiser, batch).backward()
+    optimizer.zero_grad()
 
 
 def make_optimizer(network: torch.nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:

@@ -97,7 +97,21 @@ class PatchPCA(ModelMixin, ConfigMixin):
         return float(variances[:c].sum() / variances.sum())
 
 
-Codec = KLCodec | PatchPCA
+class Pixels(nn.Module):
+    """The image itself: for networks that work on pixels."""
+
+    latent_channels, downsampling = 3, 1
+
+    def posterior(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The images (B, 3, R, R), and zeros of that shape."""
+        return images, torch.zeros_like(images)
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """The latents."""
+        return latents
+
+
+Codec = KLCodec | PatchPCA | Pixels
 
 
 def load_codec(name: str | Path, *, local_files_only: bool = False) -> Codec:
@@ -139,8 +153,8 @@ def load_hub_vae(name: str, local_files_only: bool) -> AutoencoderKL:
 
 
 def codec_fingerprint(codec: Codec) -> str:
-    """A short name for exactly these weights; keys caches of what the codec yields."""
-    digest = hashlib.sha256()
+    """A short name for exactly these weights and their scaling; keys caches of what the codec yields."""
+    digest = hashlib.sha256(str(codec.vae.config.scaling_factor if isinstance(codec, KLCodec) else 1).encode())
     for name, tensor in sorted(codec.state_dict().items()):
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().float().numpy().tobytes())

@@ -11,7 +11,7 @@ from torch import nn
 from models import ModelError
 from models.attention import use_single_token_attention
 from models.codec import DEFAULT_MODEL, Codec, load_codec
-from models.unet import NETWORKS, PositionUNet, UNet2DConditionModel, build_network, cond_size, one_line, read_config
+from models.unet import NETWORKS, SharedTrunkUNet, UNet2DConditionModel, build_network, cond_size, one_line, read_config
 
 NETWORK_DIR = "unet2dconditionmodel"  # the published code's name for it, whatever network it holds
 EMA_DIR = "unet2dconditionmodel_ema"
@@ -22,7 +22,7 @@ class Denoiser(nn.Module):
     """Predicts the noise of an image under one concept, and knows how images become noisy latents.
 
     Args:
-        network: a UNet2DConditionModel or a PositionUNet, possibly wrapped (DDP, compile).
+        network: a UNet2DConditionModel or a SharedTrunkUNet, possibly wrapped (DDP, compile).
         scheduler: alphas_cumprod and prediction type ("epsilon" or "v_prediction").
         codec: image <-> latents; None where only latents are handled.
         meta: facts measured on the training data that inference uses (resolution, min_separation, ...).
@@ -39,7 +39,7 @@ class Denoiser(nn.Module):
         if kind not in ("epsilon", "v_prediction"):
             raise ModelError(f"prediction_type {kind!r} of the scheduler is not supported; use epsilon or v_prediction")
         self.network, self.scheduler, self.codec, self.meta = network, scheduler, codec, meta or {}
-        self.shares_trunk = isinstance(getattr(network, "module", network), PositionUNet)
+        self.shares_trunk = isinstance(getattr(network, "module", network), SharedTrunkUNet)
         if not self.shares_trunk:
             use_single_token_attention(network)
         self.register_buffer("alphas_cumprod", scheduler.alphas_cumprod.float(), persistent=False)
@@ -256,11 +256,11 @@ def check_codec(network_config: dict, codec: Codec) -> None:
 
 def check_resolution(network_config: dict, codec: Codec, resolution: int) -> None:
     """Raise ModelError unless images of this side become latents that the network can halve as often as it does."""
-    levels = 2 ** (len(network_config["block_out_channels"]) - 1) * codec.downsampling
+    levels = 2 ** (len(network_config.get("block_out_channels", "1")) - 1) * codec.downsampling
     if resolution % levels:
         raise ModelError(f"--resolution {resolution} is not divisible by {levels}, which this network and codec need")
     side = resolution // codec.downsampling
-    if network_config.get("_class_name") == "PositionUNet" and side != network_config["sample_size"]:
+    if network_config.get("_class_name") in NETWORKS and side != network_config["sample_size"]:
         raise ModelError(
             f"--resolution {resolution} gives latents of side {side}, the network is made for "
             f"{network_config['sample_size']}; use --resolution {network_config['sample_size'] * codec.downsampling}"

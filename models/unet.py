@@ -1,7 +1,7 @@
 """Networks f(x_t, t | c) that predict the noise of an image given ONE concept.
 
-`UNet2DConditionModel` (diffusers) is the published one: the condition is a token of its cross-attention. `PositionUNet` is
-the small one: it sees the noisy image once, however many concepts are asked about.
+`UNet2DConditionModel` (diffusers) is the published one: the condition is a token of its cross-attention. `PositionUNet` and
+`AttributeUNet` are the small ones: they see the noisy image once, however many concepts are asked about.
 """
 
 import json
@@ -17,13 +17,81 @@ from torch import nn
 from models import ModelError
 
 
-class PositionUNet(ModelMixin, ConfigMixin):
-    """A UNet trunk for the noisy image and a small head for each position asked about.
+class SharedTrunkUNet(ModelMixin, ConfigMixin):
+    """A UNet trunk for the noisy image and a small head for each concept: f(x_t, t | c) = head(trunk(x_t, t), c).
 
-    f(x_t, t | c) = head(trunk(x_t, t), c): the trunk (a diffusers `UNet2DModel`) does not see the position, so K positions
-    of an image cost one trunk and K heads. The head knows the position through smooth maps on the latent grid (offsets to
-    the position under Gaussian windows of several widths), which scale and shift the trunk's features; all is
-    differentiable in the position.
+    The trunk (a diffusers `UNet2DModel`) does not see the concept, so K concepts of an image cost one trunk and K heads. A
+    subclass says how a concept scales and shifts the trunk's features (`modulation`).
+    """
+
+    _supports_gradient_checkpointing = True
+
+    def build_trunk(self, sample_size, in_channels, block_out_channels, layers_per_block, attention, head_channels):
+        """Make the part that sees the noisy image; `attention` says which of its levels attend to all."""
+        self.trunk = UNet2DModel(
+            sample_size=sample_size,
+            in_channels=in_channels + 2,
+            out_channels=head_channels,
+            block_out_channels=tuple(block_out_channels),
+            layers_per_block=layers_per_block,
+            down_block_types=tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in attention),
+            up_block_types=tuple("AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attention)),
+            add_attention=any(attention),
+            attention_head_dim=32,
+            norm_num_groups=16,
+            resnet_time_scale_shift="scale_shift",
+        )
+        self.time_embedding = nn.Sequential(nn.Linear(64, head_channels), nn.SiLU())
+        centres = (torch.arange(sample_size) + 0.5) / sample_size
+        grid = torch.stack(torch.meshgrid(centres, centres, indexing="xy"))  # (2, H, W), x then y
+        self.register_buffer("grid", grid, persistent=False)
+
+    def build_head(self, in_channels: int, head_channels: int, head_layers: int) -> None:
+        """Make what follows the modulation of the features."""
+        self.blocks = nn.ModuleList(HeadBlock(head_channels) for _ in range(head_layers))
+        self.norm_out = nn.GroupNorm(8, head_channels)
+        self.conv_out = nn.Conv2d(head_channels, in_channels, 3, padding=1)
+
+    def forward(self, x_t: torch.Tensor, t: torch.Tensor, conds: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        """Predict for pairs (image, concept).
+
+        Args:
+            x_t: noisy latents (B, C, H, W). t: timesteps (B,). conds: concepts (P, D).
+            index: (P,), the row of `x_t` that each concept belongs to.
+
+        Returns:
+            predictions (P, C, H, W).
+        """
+        return self.decode(self.encode(x_t, t), conds, index)
+
+    def encode(self, x_t: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What all concepts of a noisy image share: features (B, F, H, W) and time embedding (B, F)."""
+        grid = (2 * self.grid - 1).to(x_t.dtype).expand(len(x_t), -1, -1, -1)  # (B, 2, H, W)
+        features = self.trunk(torch.cat([x_t, grid], dim=1), t).sample
+        return features, self.time_embedding(timestep_waves(t, 64).to(features.dtype))
+
+    def decode(
+        self, shared: tuple[torch.Tensor, torch.Tensor], conds: torch.Tensor, index: torch.Tensor
+    ) -> torch.Tensor:
+        """Predictions (P, C, H, W) for concepts (P, D), from what `encode` gave; `index` (P,) as in `forward`."""
+        features, time = shared
+        scale, shift, embedding = self.modulation(conds, features.dtype)  # (P, F, H, W) or (P, F, 1, 1); (P, F) or 0
+        h = features[index] * (1 + scale) + shift  # (P, F, H, W)
+        for block in self.blocks:
+            h = block(h, time[index] + embedding)
+        return self.conv_out(F.silu(self.norm_out(h)))  # (P, C, H, W)
+
+    def modulation(
+        self, conds: torch.Tensor, dtype: torch.dtype
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | int]:
+        """Scale and shift of the features by concepts (P, D), and what is added to the blocks' time embedding."""
+        raise NotImplementedError
+
+
+class PositionUNet(SharedTrunkUNet):
+    """Concepts are positions: the head knows one through smooth maps on the latent grid.
+
+    The maps are offsets to the position, under Gaussian windows of several widths; all is differentiable in the position.
 
     Args:
         sample_size: side of the latent grid.
@@ -31,10 +99,8 @@ class PositionUNet(ModelMixin, ConfigMixin):
         block_out_channels, layers_per_block, attention: the trunk; `attention` says which of its levels attend to all.
         head_channels, head_layers: width and residual blocks of the head.
         windows: widths of the Gaussian windows, in units of the image side.
-        cond_size: D; a position has 2.
+        cond_size: D; a position has 2, in [0, 1].
     """
-
-    _supports_gradient_checkpointing = True
 
     @register_to_config
     def __init__(
@@ -50,58 +116,15 @@ class PositionUNet(ModelMixin, ConfigMixin):
         cond_size: int = 2,
     ):
         super().__init__()
-        self.trunk = UNet2DModel(
-            sample_size=sample_size,
-            in_channels=in_channels + 2,
-            out_channels=head_channels,
-            block_out_channels=tuple(block_out_channels),
-            layers_per_block=layers_per_block,
-            down_block_types=tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in attention),
-            up_block_types=tuple("AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attention)),
-            add_attention=any(attention),
-            attention_head_dim=32,
-            norm_num_groups=16,
-            resnet_time_scale_shift="scale_shift",
-        )
-        self.time_embedding = nn.Sequential(nn.Linear(64, head_channels), nn.SiLU())
+        self.build_trunk(sample_size, in_channels, block_out_channels, layers_per_block, attention, head_channels)
         self.where = nn.Sequential(
             nn.Conv2d(2 + 6 * len(windows), head_channels, 1), nn.SiLU(), nn.Conv2d(head_channels, 2 * head_channels, 1)
         )
-        self.blocks = nn.ModuleList(HeadBlock(head_channels) for _ in range(head_layers))
-        self.norm_out = nn.GroupNorm(8, head_channels)
-        self.conv_out = nn.Conv2d(head_channels, in_channels, 3, padding=1)
-        centres = (torch.arange(sample_size) + 0.5) / sample_size
-        grid = torch.stack(torch.meshgrid(centres, centres, indexing="xy"))  # (2, H, W), x then y
-        self.register_buffer("grid", grid, persistent=False)
+        self.build_head(in_channels, head_channels, head_layers)
 
-    def forward(self, x_t: torch.Tensor, t: torch.Tensor, conds: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-        """Predict for pairs (image, position).
-
-        Args:
-            x_t: noisy latents (B, C, H, W). t: timesteps (B,). conds: positions (P, 2) in [0, 1].
-            index: (P,), the row of `x_t` that each position belongs to.
-
-        Returns:
-            predictions (P, C, H, W).
-        """
-        return self.decode(self.encode(x_t, t), conds, index)
-
-    def encode(self, x_t: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """What all positions of a noisy image share: features (B, F, H, W) and time embedding (B, F)."""
-        grid = (2 * self.grid - 1).to(x_t.dtype).expand(len(x_t), -1, -1, -1)  # (B, 2, H, W)
-        features = self.trunk(torch.cat([x_t, grid], dim=1), t).sample
-        return features, self.time_embedding(timestep_waves(t, 64).to(features.dtype))
-
-    def decode(
-        self, shared: tuple[torch.Tensor, torch.Tensor], conds: torch.Tensor, index: torch.Tensor
-    ) -> torch.Tensor:
-        """Predictions (P, C, H, W) for positions (P, 2), from what `encode` gave; `index` (P,) as in `forward`."""
-        features, time = shared
-        scale, shift = self.where(self.position_maps(conds).to(features.dtype)).chunk(2, dim=1)  # (P, F, H, W) each
-        h = features[index] * (1 + scale) + shift  # (P, F, H, W)
-        for block in self.blocks:
-            h = block(h, time[index])
-        return self.conv_out(F.silu(self.norm_out(h)))  # (P, C, H, W)
+    def modulation(self, conds, dtype):
+        """Scale and shift (P, F, H, W) from the maps around each position (P, 2)."""
+        return *self.where(self.position_maps(conds).to(dtype)).chunk(2, dim=1), 0
 
     def position_maps(self, conds: torch.Tensor) -> torch.Tensor:
         """Offsets to each position, and their first and second moments under Gaussian windows: (P, 2 + 6 S, H, W)."""
@@ -112,6 +135,40 @@ class PositionUNet(ModelMixin, ConfigMixin):
             window = torch.exp(-(u**2 + v**2) / 2)
             maps += [window, window * u, window * v, window * u * u, window * u * v, window * v * v]
         return torch.stack(maps, dim=1)
+
+
+class AttributeUNet(SharedTrunkUNet):
+    """Concepts are vectors of any kind (one-hot attributes): a small MLP scales and shifts the features everywhere.
+
+    Args:
+        sample_size, in_channels, block_out_channels, layers_per_block, attention, head_channels, head_layers: as those of
+            `PositionUNet`.
+        cond_size: D; two per attribute.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        sample_size: int = 8,
+        in_channels: int = 4,
+        block_out_channels: tuple[int, ...] = (96, 128),
+        layers_per_block: int = 1,
+        attention: tuple[bool, ...] = (False, False),
+        head_channels: int = 64,
+        head_layers: int = 1,
+        cond_size: int = 6,
+    ):
+        super().__init__()
+        self.build_trunk(sample_size, in_channels, block_out_channels, layers_per_block, attention, head_channels)
+        self.what = nn.Sequential(
+            nn.Linear(cond_size, head_channels), nn.SiLU(), nn.Linear(head_channels, 3 * head_channels)
+        )
+        self.build_head(in_channels, head_channels, head_layers)
+
+    def modulation(self, conds, dtype):
+        """Scale and shift (P, F, 1, 1), and an addition (P, F) to the time embedding, from concepts (P, D)."""
+        scale, shift, embedding = self.what(conds.to(dtype)).chunk(3, dim=1)
+        return scale[:, :, None, None], shift[:, :, None, None], embedding
 
 
 class HeadBlock(nn.Module):
@@ -138,7 +195,10 @@ def timestep_waves(t: torch.Tensor, size: int) -> torch.Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
-NETWORKS = {"PositionUNet": PositionUNet}  # every other name is read as the published UNet2DConditionModel
+NETWORKS = {
+    "PositionUNet": PositionUNet,
+    "AttributeUNet": AttributeUNet,
+}  # every other name is read as the published UNet2DConditionModel
 
 
 def read_config(path: str | Path, what: str) -> dict:

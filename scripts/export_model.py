@@ -4,6 +4,7 @@ Example:
     python scripts/export_model.py --checkpoint outputs/clevr-mini/checkpoint-7000 --output_dir models/pretrained/clevr-mini
 """
 
+import json
 import sys
 from pathlib import Path
 
@@ -25,6 +26,10 @@ def main() -> None:
     denoiser.meta = {k: v for k, v in denoiser.meta.items() if k != "codec"}  # the codec is in the folder
     denoiser.network.to(torch.float16)
     denoiser.save_pretrained(options.output_dir)
+    for file in Path(options.output_dir).rglob("config.json"):  # diffusers notes where the weights came from
+        config = json.loads(file.read_text())
+        config.pop("_name_or_path", None)
+        file.write_text(json.dumps(config, indent=2) + "\n")
     size = sum(file.stat().st_size for file in Path(options.output_dir).rglob("*") if file.is_file())
     print(f"{options.output_dir}: {size / 2**20:.1f} MiB")
 

@@ -2,6 +2,7 @@
 
 Example:
     python scripts/fit_codec.py --dataset_root DIR --output_dir outputs/clevr-codec
+    python scripts/fit_codec.py --dataset celeba --dataset_root DIR --latent_channels 48 --output_dir outputs/celeba-codec
 """
 
 import sys
@@ -13,14 +14,18 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from data import DataError
+from data.celeba import CelebA
 from data.clevr import Clevr
 from igm.options import new_parser, positive, run
 from models.codec import PatchPCA
 
+DATASETS = {"clevr": Clevr, "celeba": CelebA}  # their training images, as the training scripts read them by default
+
 
 def main() -> None:
     parser = new_parser(__doc__.splitlines()[0])
-    parser.add_argument("--dataset_root", required=True, help="folder of CLEVR_v1.0")
+    parser.add_argument("--dataset", choices=sorted(DATASETS), default="clevr", help="what the folder holds")
+    parser.add_argument("--dataset_root", required=True, help="folder of the dataset")
     parser.add_argument("--resolution", type=positive, default=64, help="images are resized to this square")
     parser.add_argument("--patch_size", type=positive, default=8, help="side of a patch in pixels")
     parser.add_argument("--latent_channels", type=positive, default=24, help="components kept")
@@ -30,7 +35,8 @@ def main() -> None:
     parser.add_argument("--max_images", type=positive, default=5000, help="images used")
     parser.add_argument("--output_dir", required=True, help="the codec goes to <output_dir>/vae")
     options = parser.parse_args()
-    dataset = Clevr(options.dataset_root, resolution=options.resolution, max_images=options.max_images)
+    dataset_class = DATASETS[options.dataset]
+    dataset = dataset_class(options.dataset_root, resolution=options.resolution, max_images=options.max_images)
     images = torch.stack([dataset[i]["pixel_values"] for i in tqdm(range(len(dataset)), "reading")])
     codec = PatchPCA(options.patch_size, options.latent_channels, options.whitening)
     kept = codec.fit(torch.cat([images, images.flip(-1)]))

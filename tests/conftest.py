@@ -39,6 +39,26 @@ POSITION_UNET = {
     "windows": [0.1, 0.3],
     "cond_size": 2,
 }
+ATTRIBUTE_UNET = {
+    **{name: value for name, value in POSITION_UNET.items() if name != "windows"},
+    "_class_name": "AttributeUNet",
+    "cond_size": 6,
+}
+RESNET = {
+    "_class_name": "AttributeResNet",
+    "sample_size": 16,
+    "cond_size": 6,
+    "embedding_size": 8,
+    "hidden_sizes": [8, 16],
+    "depths": [1, 1],
+}
+NETWORK_CONFIGS = {
+    "unet": UNET,
+    "position_unet": POSITION_UNET,
+    "face_unet": {**UNET, "cross_attention_dim": 6},
+    "attribute_unet": ATTRIBUTE_UNET,
+    "resnet": RESNET,
+}
 SCHEDULER = json.loads((ROOT / "configs" / "clevr-2D-pos" / "scheduler" / "scheduler_config.json").read_text())
 COLORS = {"red": (173, 35, 35), "blue": (42, 75, 215), "green": (29, 105, 20), "yellow": (255, 238, 51)}
 
@@ -137,6 +157,50 @@ def clevr_root(tmp_path_factory):
     return root
 
 
+def write_celeba(root, rows, *, layout="original", names=None, partition=True, size=(36, 44), seed=0):
+    """Write faces (here: noise on a colour) in a layout of CelebA, "original" or "kaggle"; return the attribute file.
+
+    Args:
+        rows: (split number, {attribute: True, ...}) of each image. names: the columns (default CelebA's forty).
+    """
+    from data.synthetic.faces import ATTRIBUTES
+
+    rng = np.random.default_rng(seed)
+    names = names or ATTRIBUTES
+    folder = Path(root) / "img_align_celeba" / ("img_align_celeba" if layout == "kaggle" else "")
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [f"{i + 1:06d}.jpg" for i in range(len(rows))]
+    for file in files:
+        pixels = rng.uniform(0, 255, 3) + rng.normal(0, 20, (size[1], size[0], 3))
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / file, quality=95)
+    cells = [["1" if name in holds else "-1" for name in names] for _, holds in rows]
+    if layout == "kaggle":
+        path, splits = Path(root) / "list_attr_celeba.csv", Path(root) / "list_eval_partition.csv"
+        lines = [",".join(["image_id", *names]), *(",".join([f, *c]) for f, c in zip(files, cells, strict=True))]
+        split_lines = ["image_id,partition", *(f"{f},{split}" for f, (split, _) in zip(files, rows, strict=True))]
+    else:
+        path, splits = Path(root) / "list_attr_celeba.txt", Path(root) / "list_eval_partition.txt"
+        lines = [str(len(rows)), " ".join(names) + " "]
+        lines += [f"{f} " + " ".join(f"{c:>2}" for c in cell) for f, cell in zip(files, cells, strict=True)]
+        split_lines = [f"{f} {split}" for f, (split, _) in zip(files, rows, strict=True)]
+    path.write_text("\n".join(lines) + "\n")
+    if partition:
+        splits.write_text("\n".join(split_lines) + "\n")
+    return path
+
+
+FACES = [{"Black_Hair"}, {"Smiling"}, {"Eyeglasses", "Black_Hair"}, set()]
+CELEBA_ROWS = [(0, holds) for holds in FACES * 2] + [(2, holds | male) for holds in FACES for male in (set(), {"Male"})]
+
+
+@pytest.fixture(scope="session", params=["original", "kaggle"])
+def celeba_root(request, tmp_path_factory):
+    """A CelebA folder in each layout: 8 female training faces, and 4 test faces of each sex. Read only."""
+    root = tmp_path_factory.mktemp(f"celeba-{request.param}")
+    write_celeba(root, CELEBA_ROWS, layout=request.param)
+    return root
+
+
 @pytest.fixture(scope="session")
 def tiny_vae_dir(tmp_path_factory):
     """A folder like Stable Diffusion's, of which only `vae/` is there: random, 4 channels, half the side."""
@@ -158,9 +222,9 @@ def tiny_vae_dir(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny_configs(tmp_path_factory):
-    """Paths of the config files "unet" (the published kind), "position_unet" and "scheduler"."""
+    """Paths of the config files: those of NETWORK_CONFIGS ("unet" is the published kind), and "scheduler"."""
     folder = tmp_path_factory.mktemp("configs")
-    for name, config in {"unet": UNET, "position_unet": POSITION_UNET, "scheduler": SCHEDULER}.items():
+    for name, config in {**NETWORK_CONFIGS, "scheduler": SCHEDULER}.items():
         (folder / f"{name}.json").write_text(json.dumps(config))
     return {path.stem: path for path in folder.iterdir()}
 
@@ -173,7 +237,7 @@ def tiny_unet_config(tiny_configs):
 
 @pytest.fixture
 def make_denoiser():
-    """A function (kind, prediction_type, codec, seed) -> tiny Denoiser in eval mode; kinds: "unet", "position_unet"."""
+    """A function (kind, prediction_type, codec, seed) -> tiny Denoiser in eval mode; kinds: those of NETWORK_CONFIGS."""
     from diffusers import DDPMScheduler
 
     from models.denoiser import Denoiser
@@ -181,7 +245,7 @@ def make_denoiser():
 
     def make(kind="unet", prediction_type="epsilon", codec=None, seed=0, **meta):
         torch.manual_seed(seed)
-        network = build_network({"unet": UNET, "position_unet": POSITION_UNET}[kind])
+        network = build_network(NETWORK_CONFIGS[kind])
         for module in network.modules():
             if isinstance(module, HeadBlock):  # starts as the identity; a test needs it to do something
                 torch.nn.init.normal_(module.conv2.weight, std=0.1)
@@ -246,3 +310,18 @@ def run_main(monkeypatch, capsys):
         return (code, *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture
+def no_model(monkeypatch):
+    """Fail the test when a model is built or loaded."""
+
+    import igm.setup
+    import models.denoiser
+
+    def fail(*args, **options):
+        pytest.fail("a model was loaded")
+
+    monkeypatch.setattr(igm.setup, "load_codec", fail)
+    monkeypatch.setattr(igm.setup, "build_denoiser", fail)
+    monkeypatch.setattr(models.denoiser.Denoiser, "from_pretrained", fail)

@@ -1,5 +1,6 @@
 """Figures: their size, and markers of the right colour at the right place."""
 
+import json
 import sys
 
 import numpy as np
@@ -20,7 +21,7 @@ from igm.figures import (
     redraw,
     save_image_grid,
 )
-from igm.results import RecordWriter
+from igm.results import RECORD_KEYS, RecordWriter
 
 
 def record(image_id="a", true=((0.25, 0.75),), pred=((0.6, 0.2),), **changes):
@@ -204,3 +205,21 @@ def test_a_folder_is_drawn_again_from_its_records(tmp_path, monkeypatch, capsys)
     monkeypatch.setattr(sys, "argv", ["figures", str(tmp_path), "--max_images", "1"])
     figures.main()
     assert capsys.readouterr().out.count(".png") == 3
+
+
+def test_attribute_sheet_and_bars_from_records(tmp_path):
+    """Drawn again from the records alone; a wrong value leaves red on the sheet, a right one does not."""
+    eye = np.eye(6).tolist()
+    base = {key: 0 for key in RECORD_KEYS} | {"confidence": None, "unet_evaluations": {"forward": 1, "backward": 0}}
+    base |= {"concept_names": ["Black_Hair", "Eyeglasses", "Smiling"], "conds_true": [eye[0], eye[3], eye[5]]}
+    reds = []
+    for name, pred in (("right", [0, 3, 5]), ("wrong", [0, 2, 5])):
+        folder = tmp_path / name
+        folder.mkdir()
+        record = {**base, "image_id": "1", "group": "male", "conds_pred": [eye[i] for i in pred]}
+        (folder / "results.jsonl").write_text(json.dumps(record) + "\n")
+        paths = redraw(folder)
+        assert [p.name for p in paths] == ["attributes_male.png", "accuracy.png"]
+        pixels = np.asarray(Image.open(paths[0]).convert("RGB")).astype(int)
+        reds.append(int(((pixels[..., 0] > 150) & (pixels[..., 1] < 60)).sum()))
+    assert reds[0] == 0 < reds[1]

@@ -2,17 +2,20 @@
 
 import functools
 import itertools
+import math
 
 import pytest
 import torch
+from toy import SCENES, SIDE, Toy, distance, scenes
 
 from igm.evaluation import infer_batch
 from igm.inference import Posterior, draw_for_images, image_generators
 from igm.inference.gradient import Pairs, clip_norm, composition_gradient, infer_gradient
-from igm.inference.pricing import price_candidates
+from igm.inference.pricing import base_members, price_candidates
 from igm.inference.pursuit import (
-    best_addition,
+    addition_sums,
     candidate_grid,
+    choose_sets,
     infer_pursuit,
     pursue,
     refine,
@@ -20,79 +23,10 @@ from igm.inference.pursuit import (
     with_gain,
 )
 
-SIDE, WIDTH = 10, 0.13
-SCENES = [[[0.3, 0.4]], [[0.25, 0.3], [0.7, 0.65]], [[0.2, 0.7], [0.5, 0.25], [0.8, 0.6]]]
-
-
-class Toy(torch.nn.Module):
-    """A denoiser of images that are the mean of one bump per position; its composed error is zero at the true positions.
-
-    f(x_t, t | c) = (x_t - sqrt(abar) bump(c)) / sqrt(1 - abar), so y - mean_k f(c_k) is in proportion to
-    mean_k bump(c_k) - x_0. `calls` and `rows` count what was asked of it.
-    """
-
-    cond_size, latent_shape, device = 2, (1, SIDE, SIDE), torch.device("cpu")
-
-    def __init__(self):
-        super().__init__()
-        self.alphas_cumprod = torch.linspace(0.9, 0.1, 1000)
-        self.rows, self.largest, self.encoded = 0, 0, 0
-
-    @property
-    def codec(self):
-        return self
-
-    def bump(self, conds):
-        """Conditions (P, 2) -> images (P, 1, SIDE, SIDE)."""
-        centres = (torch.arange(SIDE) + 0.5) / SIDE
-        dx = centres[None, None, :] - conds[:, 0, None, None]
-        dy = centres[None, :, None] - conds[:, 1, None, None]
-        return torch.exp(-(dx**2 + dy**2) / (2 * WIDTH**2))[:, None]
-
-    def posterior(self, images):
-        self.encoded += 1
-        return images[:, :1], torch.zeros_like(images[:, :1])
-
-    def _signal_noise(self, t):
-        abar = self.alphas_cumprod[t].view(-1, 1, 1, 1)
-        return abar.sqrt(), (1 - abar).sqrt()
-
-    def add_noise(self, x_0, eps, t):
-        signal, noise = self._signal_noise(t)
-        return signal * x_0 + noise * eps
-
-    def target(self, x_0, eps, t):
-        return eps
-
-    def predict_pairs(self, x_t, t, conds, index):
-        self.rows += len(conds)
-        self.largest = max(self.largest, len(conds))
-        signal, noise = self._signal_noise(t[index])
-        return (x_t[index] - signal * self.bump(conds)) / noise
-
-    def share(self, x_t, t):
-        return x_t, t
-
-    def predict_shared(self, shared, conds, index):
-        return self.predict_pairs(*shared, conds, index)
-
 
 @pytest.fixture
 def toy():
     return Toy()
-
-
-def scenes(toy, numbers=(0, 1, 2), std=0.0):
-    """Posterior of the toy's images, and how many objects each has."""
-    mean = torch.stack([toy.bump(torch.tensor(SCENES[i])).mean(0) for i in numbers])
-    return Posterior(mean, torch.full_like(mean, std)), torch.tensor([len(SCENES[i]) for i in numbers])
-
-
-def distance(found, true):
-    """Largest distance of a true position to the found one that it is matched with, over the best matching."""
-    found, true = torch.as_tensor(found), torch.tensor(true)
-    orders = itertools.permutations(range(len(found)))
-    return min(float((found[list(order)] - true).norm(dim=1).max()) for order in orders)
 
 
 GRADIENT = {"num_steps": 250, "learning_rate": 1e-2, "num_inits": 6, "num_draws": 8}
@@ -425,15 +359,35 @@ def test_pursue_stops_when_nothing_is_allowed():
     assert pursue(torch.eye(3), 3, allowed) == [[0]]
 
 
-def test_best_addition_reports_the_error_of_the_set():
+def test_addition_sums_are_those_of_the_sets():
     r = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
-    A = r @ r.T
-    for chosen in ([], [2], [4, 1]):
-        best, error = best_addition(A, chosen, everything(6))
-        members = [*chosen, best]
-        assert best not in chosen and error == pytest.approx(float(A[members][:, members].mean()), rel=1e-5)
-        others = [A[[*chosen, j]][:, [*chosen, j]].mean() for j in range(6) if j not in chosen]
-        assert error == pytest.approx(float(min(others)), rel=1e-5)
+    A, allowed = r @ r.T, everything(6)
+    allowed[1, 5] = allowed[5, 1] = False
+    for sets in ([[]], [[2], [0]], [[4, 1], [0, 3]]):
+        sums = addition_sums(A, sets, allowed)
+        for row, members in zip(sums, sets, strict=True):
+            for new in range(6):
+                together = [*members, new]
+                expected = float(A[together][:, together].sum())
+                if new in members or (new == 5 and 1 in members):
+                    expected = math.inf
+                assert float(row[new]) == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+def test_sets_are_chosen_with_the_gain_that_fits_them():
+    """Every object's true weight is 1 / 4 around a base: the gain of K = 6 objects is 1.5, of 4 it is 1."""
+    generator = torch.Generator().manual_seed(0)
+    effects = torch.randn(20, 400, generator=generator)
+    effects = torch.cat([effects, torch.zeros(6, 400)])  # the base: a prediction without any object
+    base = torch.arange(20, 26)
+    for k, gain in ((4, 1.0), (6, 1.5)):
+        target = effects[:k].sum(0) / 4
+        r = target - effects  # residuals of f_i = effect_i
+        choice = choose_sets(r @ r.T / 400, k, everything(20), base)[-1]
+        assert sorted(choice.members) == list(range(k)) and choice.gain == gain
+        weights = choice.weights(base, 26)
+        assert float(weights.sum()) == pytest.approx(1)
+        assert choice.error == pytest.approx(float(((weights @ r) ** 2).mean()), abs=1e-5)
 
 
 def test_prices_do_not_depend_on_the_chunks(toy):
@@ -479,11 +433,14 @@ def test_gain_prices_the_explicit_composition(toy):
         f = toy.predict_pairs(
             toy.add_noise(x_0, eps, t), t, candidates, torch.zeros(len(candidates)).long()
         )  # (M, ...)
-        composed = f.mean(0) + gain * (f[chosen].mean(0) - f.mean(0))
+        u = f[base_members(len(f))].mean(0)
+        composed = u + gain * (f[chosen].mean(0) - u)
         explicit.append((toy.target(x_0, eps, t)[0] - composed).square().mean())
     expected = float(torch.stack(explicit).mean())
-    assert float(with_gain(matrix.A[0], gain)[chosen][:, chosen].mean()) == pytest.approx(expected, rel=1e-4)
-    found, error = refine(
+    assert float(
+        with_gain(matrix.A[0], gain, base_members(len(candidates)))[chosen][:, chosen].mean()
+    ) == pytest.approx(expected, rel=1e-4)
+    found = refine(
         toy,
         draws,
         candidates[chosen][None],
@@ -495,7 +452,7 @@ def test_gain_prices_the_explicit_composition(toy):
         learning_rate=1e-2,
         batch_size=100,
     )
-    assert float(error) == pytest.approx(expected, rel=1e-4) and torch.equal(found[0], candidates[chosen])
+    assert float(found.error) == pytest.approx(expected, rel=1e-4) and torch.equal(found.conds[0], candidates[chosen])
 
 
 def test_push_separates_pairs_and_leaves_the_rest():

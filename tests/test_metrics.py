@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from igm.metrics import bootstrap_interval, count_confusion, match_points, position_metrics, radius_name
+from igm.metrics import (
+    attribute_metrics,
+    attribute_values,
+    bootstrap_interval,
+    count_confusion,
+    match_points,
+    position_metrics,
+    radius_name,
+)
 
 
 def record(true, pred):
@@ -119,3 +127,46 @@ def test_count_confusion():
 
 def test_radius_names():
     assert [radius_name(radius) for radius in (0.02, 0.1, 0.125)] == ["0.02", "0.10", "0.125"]
+
+
+# Attributes
+
+
+def attribute_record(true, pred, group="female"):
+    def one_hot(values):
+        return [[float(j == 2 * k + v) for j in range(2 * len(values))] for k, v in enumerate(values)]
+
+    return {"conds_true": one_hot(true), "conds_pred": one_hot(pred), "group": group, "concept_names": ["A", "B"]}
+
+
+def test_attribute_metrics_by_hand():
+    """A: 4 ones of which 3 are found, 1 zero found; B: one value only."""
+    records = [
+        attribute_record((1, 0), (1, 0)),
+        attribute_record((1, 0), (1, 0)),
+        attribute_record((1, 0), (1, 1)),
+        attribute_record((1, 0), (0, 0)),
+        attribute_record((0, 0), (0, 0)),
+    ]
+    metrics, ci95 = attribute_metrics(records)
+    assert metrics["accuracy_per_attribute"] == {"A": pytest.approx(0.8), "B": pytest.approx(0.8)}
+    assert metrics["accuracy"] == pytest.approx(0.8) and metrics["exact_match"] == pytest.approx(0.6)
+    assert metrics["balanced_accuracy_per_attribute"] == {"A": pytest.approx((0.75 + 1) / 2), "B": None}
+    assert metrics["balanced_accuracy"] == pytest.approx(0.875)
+    for name in ("accuracy", "exact_match", "balanced_accuracy"):
+        low, high = ci95[name]
+        assert 0 <= low <= metrics[name] <= high <= 1
+    assert attribute_metrics([])[0]["accuracy"] is None
+
+
+def test_guessing_the_common_value_is_half_right_when_balanced():
+    records = [attribute_record((int(i < 5), 1), (0, 1)) for i in range(100)]
+    metrics, _ = attribute_metrics(records)
+    assert metrics["accuracy_per_attribute"]["A"] == pytest.approx(0.95)
+    assert metrics["balanced_accuracy_per_attribute"]["A"] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("conds", [[[1.0, 0.0]] * 2, [[0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 1.0, 0.0]]])
+def test_attributes_of_another_shape_are_refused(conds):
+    with pytest.raises(ValueError, match="one-hot"):
+        attribute_values(conds)

@@ -11,7 +11,6 @@ import torch
 from conftest import ROOT, SCHEDULER, UNET, write_clevr
 from safetensors.torch import load_file
 
-import igm.setup
 import models.codec
 import models.denoiser
 from igm.results import RECORD_KEYS
@@ -69,18 +68,6 @@ def eval_args(clevr_root, checkpoint, tmp_path):
         return [*flags] + [str(x) for name, value in options.items() if value is not None for x in (f"--{name}", value)]
 
     return arguments
-
-
-@pytest.fixture
-def no_model(monkeypatch):
-    """Fail the test when a model is built or loaded."""
-
-    def fail(*args, **options):
-        pytest.fail("a model was loaded")
-
-    monkeypatch.setattr(igm.setup, "load_codec", fail)
-    monkeypatch.setattr(igm.setup, "build_denoiser", fail)
-    monkeypatch.setattr(models.denoiser.Denoiser, "from_pretrained", fail)
 
 
 def check_refused(code, err, *parts):

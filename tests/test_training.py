@@ -12,16 +12,14 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 
-import igm.latents
 from data.clevr import Clevr
 from igm.batches import DataOrder, Share, TrainingBatches, step_generator
 from igm.checkpoints import find_checkpoint, list_checkpoints
 from igm.composition import pack
-from igm.latents import CachedLatents, build_cache, cache_path
 from igm.objective import Noise, composed_error, draw_noise
 from igm.training import TrainingError, TrainSettings, learning_rate, make_loader, train, training_loss
 from models import ModelError
-from models.codec import PatchPCA, load_codec
+from models.codec import load_codec
 from models.denoiser import Denoiser
 
 SETTINGS = {
@@ -251,92 +249,6 @@ def test_learning_rate_reaches_the_optimizer(make_denoiser, tmp_path):
         expected = learning_rate(TrainSettings(**SETTINGS), step - 1)
         groups = torch.load(tmp_path / f"checkpoint-{step}" / "optimizer.bin", weights_only=True)["param_groups"]
         assert [g["lr"] for g in groups] == [pytest.approx(expected)]
-
-
-# Cached latents
-
-
-@pytest.fixture
-def pictures(clevr_root):
-    return Clevr(clevr_root, "train", (3, 5), resolution=16)
-
-
-@pytest.fixture(params=["vae", "pca"])
-def codec(request, tiny_vae_dir, pictures):
-    if request.param == "vae":
-        return load_codec(tiny_vae_dir).eval().requires_grad_(False)
-    codec = PatchPCA(2, 4, 0.5)
-    codec.fit(torch.stack([pictures[i]["pixel_values"] for i in range(4)]))
-    return codec
-
-
-def test_cached_posteriors_are_the_codecs(pictures, codec, tmp_path):
-    path = build_cache(pictures, codec, tmp_path, batch_size=5)
-    cached = CachedLatents(pictures, path)
-    assert len(cached) == 12
-    for i in (0, 4, 11):
-        item, original = cached[i], pictures[i]
-        mean, std = codec.posterior(original["pixel_values"][None])
-        assert "pixel_values" not in item and item["image_id"] == original["image_id"]
-        assert torch.equal(item["conds"], original["conds"]) and torch.equal(item["mask"], original["mask"])
-        assert item["posterior_mean"].dtype == torch.float32
-        torch.testing.assert_close(item["posterior_mean"], mean[0], rtol=1e-3, atol=1e-4)
-        torch.testing.assert_close(item["posterior_std"], std[0], rtol=1e-3, atol=1e-4)
-
-
-def test_cached_training_has_the_losses_of_encoding_each_step(pictures, codec, make_denoiser, tmp_path):
-    denoiser = make_denoiser("unet", codec=codec)
-    cached = CachedLatents(pictures, build_cache(pictures, codec, tmp_path))
-    for step in range(3):
-        losses = [
-            training_loss(denoiser, TrainingBatches(data, (4, 8, 8), 1000, Share(3), seed=0)[step])
-            for data in (pictures, cached)
-        ]
-        torch.testing.assert_close(losses[1], losses[0], rtol=2e-3, atol=0)
-
-
-def test_cache_is_built_once_per_data_and_codec(clevr_root, pictures, codec, tmp_path, monkeypatch):
-    path = build_cache(pictures, codec, tmp_path)
-    assert names(tmp_path) == [path.name]
-    calls = []
-    original = type(codec).posterior
-    monkeypatch.setattr(type(codec), "posterior", lambda self, images: calls.append(1) or original(self, images))
-    assert build_cache(pictures, codec, tmp_path) == path and not calls
-    with torch.no_grad():
-        next(codec.parameters()).add_(0.1)  # another codec
-    assert build_cache(pictures, codec, tmp_path) != path and calls
-    calls.clear()
-    assert build_cache(Clevr(clevr_root, "train", (3, 4), resolution=16), codec, tmp_path) != path and calls
-    assert len(names(tmp_path)) == 3
-
-
-def test_killed_encoding_leaves_no_cache(pictures, tiny_vae_dir, tmp_path, monkeypatch):
-    codec = load_codec(tiny_vae_dir)
-    original, calls = codec.posterior, itertools.count()
-
-    def killed(images):
-        if next(calls) == 1:
-            raise KeyboardInterrupt
-        return original(images)
-
-    monkeypatch.setattr(codec, "posterior", killed)
-    with pytest.raises(KeyboardInterrupt):
-        build_cache(pictures, codec, tmp_path, batch_size=5)
-    assert names(tmp_path) == []
-    (tmp_path / f"{cache_path(tmp_path, pictures, codec).stem}.1.tmp").write_bytes(b"torn")  # of a killed process
-    item = CachedLatents(pictures, build_cache(pictures, codec, tmp_path, batch_size=5))[11]
-    expected = original(pictures[11]["pixel_values"][None])[0][0]
-    torch.testing.assert_close(item["posterior_mean"], expected, rtol=1e-3, atol=1e-4)
-
-
-def test_cache_on_a_full_disk(pictures, tiny_vae_dir, tmp_path, monkeypatch):
-    def full(*args, **options):
-        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path))
-
-    monkeypatch.setattr(igm.latents.np.lib.format, "open_memmap", full)
-    with pytest.raises(OSError, match="No space left"):
-        build_cache(pictures, load_codec(tiny_vae_dir), tmp_path)
-    assert names(tmp_path) == []
 
 
 # Checkpoints

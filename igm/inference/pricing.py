@@ -7,6 +7,11 @@ from igm.inference import Draws, Posterior
 from models.denoiser import Denoiser
 
 
+def base_members(num_candidates: int) -> torch.Tensor:
+    """Numbers of about 32 candidates spread over a dictionary; their mean prediction is the base of a gain."""
+    return torch.arange(0, num_candidates, max(1, num_candidates // 32))
+
+
 @torch.no_grad()
 def price_draws(
     denoiser: Denoiser, matrix: ErrorMatrix, image: int, draws: Draws, candidates: torch.Tensor, batch_size: int
@@ -18,9 +23,10 @@ def price_draws(
         batch_size: most rows in the network at once, or one draw's candidates if they are more.
 
     Returns:
-        base (N, C, H, W), each draw's mean prediction over all candidates.
+        base (N, C, H, W), each draw's mean prediction over `base_members`.
     """
     m, base = len(candidates), torch.zeros_like(draws.x_0)
+    members = base_members(m).to(draws.t.device)
     for part in torch.arange(len(draws.t), device=draws.t.device).split(max(1, batch_size // m)):
         x_0, t, eps = draws.x_0[part], draws.t[part], draws.eps[part]
         shared = denoiser.share(denoiser.add_noise(x_0, eps, t), t)
@@ -31,7 +37,7 @@ def price_draws(
             predictions.append(denoiser.predict_shared(shared, conds, index).unflatten(0, (len(part), len(own))))
         predictions = torch.cat(predictions, dim=1)  # (N, M, C, H, W)
         matrix.add(image, predictions, denoiser.target(x_0, eps, t))
-        base[part] = predictions.mean(1)
+        base[part] = predictions[:, members].mean(1)
     return base
 
 
@@ -41,7 +47,7 @@ def price_candidates(
     """The error matrix of every image over the same candidates (M, D), on each image's own draws.
 
     Returns:
-        the matrix; base (B, N, C, H, W), each draw's mean prediction over all candidates.
+        the matrix; base (B, N, C, H, W), each draw's mean prediction over `base_members`.
     """
     candidates = candidates.to(posterior.mean.device)
     matrix = ErrorMatrix(len(posterior), len(candidates), posterior.mean.device)

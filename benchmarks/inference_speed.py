@@ -1,0 +1,262 @@
+"""The published inference, `gradient` and `pursuit` side by side: same weights, same images, same machine, one run.
+
+The published procedure takes one image at a time, encodes it in every step, evaluates the network for K concepts and
+unconditionally, and starts again for every start. It is timed on `--published_steps` steps per image and extrapolated to
+all steps of every start; its accuracy is that of `gradient`, which descends the same error from the same starts. Every
+method runs in a process of its own, so that its peak memory is its own.
+
+Examples:
+    python benchmarks/inference_speed.py --dataset_root DIR --num_images 10
+    python benchmarks/inference_speed.py --dataset_root DIR --growth       how pursuit grows with K, images, candidates
+"""
+
+import argparse
+import json
+import multiprocessing
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from data import DataError
+from data.clevr import Clevr
+from igm.evaluation import encode_images
+from igm.inference import Inferred
+from igm.inference.gradient import CLIP_NORM, START_MEAN, START_STD, infer_gradient
+from igm.inference.pursuit import infer_pursuit, settings_of
+from igm.metrics import match_points, num_within
+from igm.options import ROOT, best_device, int_range, new_parser, not_negative, positive, run
+from models.denoiser import Denoiser
+
+T_RANGE = (0, 500)
+REFINEMENT_STEPS = 40
+
+
+def published_steps(denoiser: Denoiser, image: torch.Tensor, k: int, num_steps: int, seed: int) -> torch.Tensor:
+    """The published loop (`infer_clevr.py`) for one image (1, 3, R, R) and one start: positions (1, K, 2)."""
+    torch.manual_seed(seed)
+    device = image.device
+    conds = (START_MEAN + START_STD * torch.randn(1, k, 2, device=device)).requires_grad_()
+    optimizer = torch.optim.AdamW([conds], lr=4e-3, weight_decay=1e-2)
+    rows = torch.arange(k + 1, device=device)
+    for _ in range(num_steps):
+        with torch.no_grad():
+            mean, std = denoiser.codec.posterior(image)
+        x_0 = mean + std * torch.randn_like(mean)
+        t, eps = torch.randint(*T_RANGE, (1,), device=device), torch.randn_like(x_0)
+        x_t = denoiser.add_noise(x_0, eps, t)
+        every = torch.cat([conds[0], torch.zeros(1, 2, device=device)])  # (K + 1, 2), the last without a condition
+        predictions = denoiser.predict_pairs(x_t.expand(k + 1, -1, -1, -1), t.expand(k + 1), every, rows)
+        unconditional = predictions[k:]
+        composed = unconditional + (predictions[:k] - unconditional).sum(0, keepdim=True) / k
+        loss = (denoiser.target(x_0, eps, t) - composed).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_([conds], CLIP_NORM)
+        optimizer.step()
+        conds.data.clamp_(0, 1)
+    return conds.detach()
+
+
+def load(options: argparse.Namespace) -> tuple[Denoiser, dict[str, list]]:
+    """The denoiser, and each group's images as (pixels (1, 3, R, R), true positions (K, 2))."""
+    denoiser = Denoiser.from_pretrained(options.checkpoint).to(best_device())
+    groups = {}
+    for low, high in options.object_counts:
+        dataset = Clevr(options.dataset_root, "val", (low, high), denoiser.resolution, max_images=options.num_images)
+        items = [dataset[i] for i in range(len(dataset))]
+        groups[f"{low}-{high}"] = [
+            (item["pixel_values"][None].to(denoiser.device), item["conds"][item["mask"] > 0]) for item in items
+        ]
+    return denoiser, groups
+
+
+def make_method(name: str, denoiser: Denoiser, options: argparse.Namespace) -> Callable[..., Inferred]:
+    """(posterior, counts, image_numbers, num_steps) -> Inferred."""
+    common = {"t_range": T_RANGE, "seed": options.seed, "batch_size": options.batch_size}
+    if name == "pursuit":
+        return lambda *args, **more: infer_pursuit(denoiser, *args, **settings_of(denoiser.meta), **common, **more)
+    starts = 1 if name == "gradient, 1 start" else options.num_inits
+    common |= {"num_inits": starts, "num_steps": options.num_steps}
+    return lambda *args, **more: infer_gradient(denoiser, *args, **{**common, **more})
+
+
+def count_flop(function: Callable[[int], object], steps: int) -> float:
+    """FLOP of `steps` steps: everything is linear in them, so that two short runs tell."""
+    totals = []
+    for few in (1, 2):
+        with FlopCounterMode(display=False) as counter:
+            function(few)
+        totals.append(counter.get_total_flops())
+    return totals[0] + (steps - 1) * (totals[1] - totals[0])
+
+
+def measure(name: str, options: argparse.Namespace) -> list[dict]:
+    """One row per group: perception rate, rows, FLOP, seconds and memory per image."""
+    torch.set_num_threads(options.num_threads)
+    denoiser, groups = load(options)
+    denoiser.requires_grad_(False)
+    before, rows = peak_memory(), []
+    for group, images in groups.items():
+        one = measure_published if name == "published" else measure_own
+        row = one(name, denoiser, images, options)
+        rows.append({"method": name, "group": group, **row, "memory": peak_memory() - before})
+    return rows
+
+
+def measure_published(name: str, denoiser: Denoiser, images: list, options: argparse.Namespace) -> dict:
+    """Time and count the published loop on a part of its steps; per image, all steps of all starts."""
+    steps, total = options.published_steps, options.num_steps * options.num_inits
+    started = time.perf_counter()
+    for image, true in images:
+        published_steps(denoiser, image, len(true), steps, options.seed)
+    synchronize()
+    seconds = (time.perf_counter() - started) / len(images) / steps * total
+    ks = [len(true) for _, true in images]
+    encode = count_flop(lambda n: [denoiser.codec.posterior(images[0][0]) for _ in range(n)], total)
+    flop = {k: count_flop(lambda n, k=k: published_steps(denoiser, images[0][0], k, n, 0), total) for k in set(ks)}
+    mean = sum(flop[k] for k in ks) / len(ks) - encode
+    rows = total * (sum(ks) / len(ks) + 1)
+    return {"found": None, "forward": rows, "backward": rows, "flop": mean, "seconds": seconds}
+
+
+def measure_own(name: str, denoiser: Denoiser, images: list, options: argparse.Namespace) -> dict:
+    """Run a method in full on every image."""
+    infer = make_method(name, denoiser, options)
+    found = objects = forward = backward = 0
+    started = time.perf_counter()
+    for first in range(0, len(images), options.images_per_batch):
+        batch = images[first : first + options.images_per_batch]
+        numbers = list(range(first, first + len(batch)))
+        counts = torch.tensor([len(true) for _, true in batch])
+        result = infer(encode_images(denoiser, torch.cat([x for x, _ in batch])), counts, image_numbers=numbers)
+        forward, backward = forward + float(result.forward.sum()), backward + float(result.backward.sum())
+        for row, (_, true) in zip(result.conds.cpu().numpy(), batch, strict=True):
+            found += int(num_within([match_points(row[: len(true)], true.numpy())[2]], 0.05)[0])
+            objects += len(true)
+    synchronize()
+    seconds = (time.perf_counter() - started) / len(images)
+    flop = mean_flop(infer, denoiser, images, options.num_steps if name.startswith("gradient") else REFINEMENT_STEPS)
+    n = len(images)
+    return {
+        "found": found / objects,
+        "forward": forward / n,
+        "backward": backward / n,
+        "flop": flop,
+        "seconds": seconds,
+    }
+
+
+def mean_flop(infer: Callable[..., Inferred], denoiser: Denoiser, images: list, steps: int) -> float:
+    """FLOP of the network per image, by the number of objects."""
+    by_count = {}
+    for image, true in images:
+        k = len(true)
+        if k not in by_count:
+            posterior = encode_images(denoiser, image)
+            by_count[k] = count_flop(lambda n, p=posterior, k=k: infer(p, torch.tensor([k]), num_steps=n), steps)
+    return sum(by_count[len(true)] for _, true in images) / len(images)
+
+
+def synchronize() -> None:
+    """Wait for the GPU, so that the clock is right."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def peak_memory() -> float:
+    """Most memory so far in MiB: the GPU's, or the process's."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def in_own_process(function: Callable, *args) -> object:
+    """The result of a function in a fresh process."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(function, args)
+
+
+def print_comparison(rows: list[dict]) -> None:
+    """The table, each method against the published procedure of the same group."""
+    reference = {row["group"]: row for row in rows if row["method"] == "published"}
+    print("| Method | Objects | Within 0.05 | Forward | Backward rows | TFLOP | Seconds | FLOP, time ratio | MiB |")
+    print("| :-- | :-- | --: | --: | --: | --: | --: | --: | --: |")
+    for row in rows:
+        base = reference[row["group"]]
+        found = "as gradient" if row["found"] is None else f"{row['found']:.1%}"
+        ratios = f"{base['flop'] / row['flop']:.0f}x, {base['seconds'] / row['seconds']:.0f}x"
+        print(
+            f"| {row['method']} | {row['group']} | {found} | {row['forward']:,.0f} | {row['backward']:,.0f} "
+            f"| {row['flop'] / 1e12:.3g} | {row['seconds']:,.1f} | {ratios} | {row['memory']:.0f} |"
+        )
+
+
+def growth(options: argparse.Namespace) -> list[tuple[str, int, float, float]]:
+    """Seconds and TFLOP per image of pursuit against K, the number of images in a batch, and of candidates."""
+    torch.set_num_threads(options.num_threads)
+    denoiser, groups = load(options)
+    denoiser.requires_grad_(False)
+    pixels = torch.cat([image for images in groups.values() for image, _ in images])
+    infer = make_method("pursuit", denoiser, options)
+    table = []
+
+    def record(what: str, value: int, images: int, k: int, **settings) -> None:
+        posterior = encode_images(denoiser, pixels[torch.arange(images) % len(pixels)])
+        counts = torch.full((images,), k)
+        started = time.perf_counter()
+        infer(posterior, counts, **settings)
+        synchronize()
+        seconds = (time.perf_counter() - started) / images
+        flop = count_flop(lambda n: infer(posterior[:1], counts[:1], num_steps=n, **settings), REFINEMENT_STEPS)
+        table.append((what, value, seconds, flop / 1e12))
+
+    for k in range(3, 11):
+        record("objects K", k, 1, k)
+    for images in (1, 4, 16, 64):
+        record("images in a batch", images, images, 5)
+    for candidates in (64, 128, 256, 512, 1024):
+        record("candidates", candidates, 1, 5, num_candidates=candidates)
+    return table
+
+
+def main() -> None:
+    parser = new_parser(__doc__.splitlines()[0])
+    parser.add_argument("--dataset_root", required=True, help="folder of CLEVR_v1.0 (its val split is used)")
+    parser.add_argument("--checkpoint", default=str(ROOT / "models" / "pretrained" / "clevr-mini"))
+    parser.add_argument("--object_counts", type=int_range, nargs="+", default=[(3, 5), (6, 8)], help="one group each")
+    parser.add_argument("--num_images", type=positive, default=10, help="per group")
+    parser.add_argument("--num_inits", type=positive, default=10, help="starts of the published procedure and gradient")
+    parser.add_argument(
+        "--num_steps", type=positive, default=2000, help="steps of the published procedure and gradient"
+    )
+    parser.add_argument("--published_steps", type=positive, default=20, help="steps per image that are timed")
+    parser.add_argument("--images_per_batch", type=positive, default=5, help="of gradient and pursuit")
+    parser.add_argument("--batch_size", type=positive, default=1024, help="most network rows at once")
+    parser.add_argument("--num_threads", type=positive, default=torch.get_num_threads(), help="on the CPU")
+    parser.add_argument("--seed", type=not_negative, default=42)
+    parser.add_argument("--growth", action="store_true", help="how pursuit grows, instead of the comparison")
+    parser.add_argument("--output", type=Path, help="also write the numbers to this JSON file")
+    options = parser.parse_args()
+    if options.growth:
+        table = in_own_process(growth, options)
+        print("| | | Seconds per image | TFLOP per image |\n| :-- | --: | --: | --: |")
+        print("\n".join(f"| {what} | {value} | {s:.2f} | {flop:.3f} |" for what, value, s, flop in table))
+    else:
+        table = []
+        for name in ("published", "pursuit", "gradient, 1 start", f"gradient, {options.num_inits} starts"):
+            table += in_own_process(measure, name, options)
+            print(json.dumps(table[-len(options.object_counts) :]), file=sys.stderr, flush=True)
+        print_comparison(table)
+    if options.output:
+        options.output.write_text(json.dumps(table, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    run(main, DataError)

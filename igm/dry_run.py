@@ -1,0 +1,91 @@
+"""`--dry_run`: what a script would do, without doing it: resolved options, data, parameters, memory."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from models.denoiser import Denoiser
+
+
+def describe(
+    options: dict, counts: dict[str, int], denoiser: Denoiser, memory: dict[str, float], more: Iterable[str] = ()
+) -> None:
+    """Print everything that is known before the first step.
+
+    Args:
+        options: resolved, by name. counts: images of each dataset. memory: bytes by purpose, of `memory_estimate`.
+        more: further lines.
+    """
+    print("Options")
+    for name, value in sorted(options.items()):
+        print(f"  {name}: {value}")
+    print("Data: " + ", ".join(f"{count:,} {name} images" for name, count in counts.items()))
+    parts = {"network": denoiser.network, "codec": denoiser.codec}
+    for name, module in parts.items():
+        print(f"{name.capitalize()}: {type(module).__name__}, {size_of(module) / 1e6:,.1f} M parameters")
+    for line in more:
+        print(line)
+    total = sum(memory.values())
+    listed = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in memory.items())
+    print(f"Memory per process, about {total / 2**30:.2f} GiB: {listed}")
+    print("Dry run: nothing was computed or written")
+
+
+def describe_evaluation(options, denoiser: Denoiser, groups: dict) -> None:
+    """`describe` for an evaluation script: parsed options, the loaded denoiser, datasets by the groups' names."""
+    counts = {name: len(dataset) for name, dataset in groups.items()}
+    memory = memory_estimate(denoiser, options.batch_size, options.images_per_batch, options.mixed_precision)
+    describe(vars(options), counts, denoiser, memory)
+
+
+def size_of(module: nn.Module) -> int:
+    """Number of parameters."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def memory_estimate(
+    denoiser: Denoiser,
+    rows: int,
+    images: int,
+    precision: str = "no",
+    *,
+    gradient_checkpointing: bool = False,
+    state_bytes: int = 0,
+) -> dict[str, float]:
+    """Bytes by purpose for a forward and backward pass of `rows` network rows of `images` images.
+
+    Args:
+        state_bytes: per parameter, besides the weight: gradient, optimizer's moments, running average.
+    """
+    memory = {"weights": 4 * size_of(denoiser.network), "codec": 4 * size_of(denoiser.codec)}
+    if state_bytes:
+        memory["gradients, optimizer, average"] = state_bytes * size_of(denoiser.network)
+    share = 1.0 if precision == "no" else 0.5
+    memory["activations"] = share * activation_bytes(denoiser, rows, images, gradient_checkpointing)
+    return memory
+
+
+def activation_bytes(denoiser: Denoiser, rows: int, images: int, gradient_checkpointing: bool = False) -> int:
+    """Bytes in float32 that a forward pass keeps for its backward pass, counted on tensors without storage."""
+    network = getattr(denoiser.network, "module", denoiser.network)
+    with torch.device("meta"):
+        copy = type(network).from_config(network.config)
+        x_t, t = torch.empty(images, *denoiser.latent_shape), torch.empty(images, dtype=torch.long)
+        conds, index = torch.empty(rows, denoiser.cond_size), torch.empty(rows, dtype=torch.long)
+    if gradient_checkpointing:
+        copy.enable_gradient_checkpointing()
+    shadow = Denoiser(copy.train(), denoiser.scheduler).to("meta")
+    weights = {parameter.untyped_storage()._cdata for parameter in copy.parameters()}
+    kept = {}  # bytes by storage, of which several views may be kept
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in weights:
+            kept[storage._cdata] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        result = shadow.predict_pairs(x_t, t, conds, index)
+    del result
+    return sum(kept.values())

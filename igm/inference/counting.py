@@ -1,0 +1,247 @@
+"""How many concepts: the best set of every size is chosen on one set of noise draws and judged on fresh ones."""
+
+from dataclasses import dataclass
+
+import torch
+
+from igm import UserError
+from igm.composition import ErrorMatrix
+from igm.inference import Draws, Inferred, Posterior, draw_for_images, image_generators
+from igm.inference.confidence import add_confidence, assess_objects
+from igm.inference.pricing import base_members, price_candidates, price_draws
+from igm.inference.pursuit import candidate_grid, choose_sets, may_stand_together, pad, refine
+from models.denoiser import Denoiser
+
+FINE = 4  # a chosen cell of the grid becomes FINE x FINE positions
+DRAWS_PER_ROUND = 16
+FITTED_GAINS = torch.linspace(0.8, 2.4, 33)
+MOST = 4  # with a confidence asked for, at most so many times the usual draws
+
+
+@dataclass
+class Judgement:
+    """What fresh draws say about sets: errors (N, S) and gains (S,), the number of the best, how sure, rows evaluated."""
+
+    errors: torch.Tensor
+    gains: torch.Tensor
+    best: int
+    confidence: float
+    forward: int
+
+
+def infer_count(
+    denoiser: Denoiser,
+    posterior: Posterior,
+    num_concepts: torch.Tensor | None = None,
+    *,
+    max_objects: int = 10,
+    penalty: float = 0.0,
+    count_draws: int = 48,
+    count_range: tuple[int, int] = (200, 500),
+    confidence: float | None = None,
+    num_candidates: int = 256,
+    num_draws: int = 16,
+    t_range: tuple[int, int] = (0, 500),
+    min_separation: float = 0.05,
+    bounds: list[float] | None = None,
+    num_steps: int = 40,
+    learning_rate: float = 4e-3,
+    confidence_draws: int = 16,
+    confidence_scale: float = 1.0,
+    batch_size: int = 1024,
+    seed: int = 0,
+    image_numbers: list[int] | None = None,
+) -> Inferred:
+    """Infer how many objects there are, and where: error matrices find the best set of every size, fresh draws choose.
+
+    K minimises the error on fresh draws plus `penalty` per object, so that every object has to earn its place, by a margin
+    that is calibrated on training images. The positions are then refined as in `infer_pursuit`.
+
+    Args:
+        num_concepts: ignored, it is inferred.
+        max_objects: largest K considered. penalty: by how much an object must lower the error.
+        count_draws: fresh draws that judge; with a `confidence` they are drawn in rounds until the count is so sure, up
+            to four times as many. count_range: their timesteps (nearly clean images say little about the number).
+        num_candidates ... image_numbers: as in `infer_pursuit`.
+
+    Returns:
+        Inferred; confidence (B,) that more draws would choose the same K; `extra["records"]`: the error of every K.
+
+    Raises:
+        UserError: no object allowed. FloatingPointError: a prediction is not finite.
+    """
+    if max_objects < 1:
+        raise UserError(f"--max_objects {max_objects}: must be at least 1")
+    numbers = image_numbers or list(range(len(posterior)))
+    candidates = candidate_grid(num_candidates, bounds)
+    draws = draw_for_images(posterior, num_draws, t_range, image_generators(seed, numbers, stream=3), stratified=True)
+    matrix, base = price_candidates(denoiser, posterior, candidates, draws, batch_size)
+    sets, judged, forward = [], [], []
+    for i, generator in enumerate(image_generators(seed, numbers, stream=5)):
+        own, fine_rows = sets_of_every_size(
+            denoiser, draws[i], matrix.A[i].cpu(), candidates, max_objects, min_separation, batch_size
+        )
+        judgement = judge(
+            denoiser,
+            posterior[i : i + 1],
+            own,
+            candidates,
+            penalty=penalty,
+            num_draws=count_draws,
+            t_range=count_range,
+            confidence=confidence,
+            generator=generator,
+            batch_size=batch_size,
+        )
+        sets.append(own[judgement.best])
+        judged.append(judgement)
+        forward.append(fine_rows + judgement.forward)
+    found = refine(
+        denoiser,
+        draws,
+        pad(sets),
+        torch.tensor([len(chosen) for chosen in sets]),
+        gain=torch.stack([judgement.gains[judgement.best] for judgement in judged]),
+        base=base,
+        min_separation=min_separation,
+        num_steps=num_steps,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+    )
+    found.forward += torch.tensor(forward).to(found.forward) + len(candidates) * num_draws
+    found.confidence = torch.tensor([judgement.confidence for judgement in judged])
+    found.extra["records"] = {
+        "error_by_count": [judgement.errors.mean(0).tolist() for judgement in judged],
+        "standard_error_by_count": [standard_error(judgement.errors).tolist() for judgement in judged],
+        "count_draws": [len(judgement.errors) for judgement in judged],
+    }
+    contributions = assess_objects(
+        denoiser,
+        posterior,
+        found,
+        candidates,
+        num_draws=confidence_draws,
+        t_range=t_range,
+        seed=seed,
+        numbers=numbers,
+        batch_size=batch_size,
+    )
+    add_confidence(found, contributions, penalty, confidence_scale)
+    return found
+
+
+def sets_of_every_size(
+    denoiser: Denoiser,
+    draws: Draws,
+    A: torch.Tensor,
+    candidates: torch.Tensor,
+    max_objects: int,
+    min_separation: float,
+    batch_size: int,
+) -> tuple[list[torch.Tensor], int]:
+    """The best set of every size up to `max_objects`, coarse to fine, on one image's draws; and the rows it took.
+
+    The cells of the grid that any size chooses are divided, their parts priced on the same draws, and the sets read off
+    that second matrix.
+
+    Args:
+        draws: of the image alone. A: its error matrix (M, M) over the grid `candidates` (M, 2).
+    """
+    base = base_members(len(candidates))
+    coarse = choose_sets(A, max_objects, may_stand_together(candidates, min_separation), base)
+    cells = sorted({member for choice in coarse for member in choice.members})
+    spacing = torch.stack(
+        [axis.unique().diff().min() if len(axis.unique()) > 1 else axis[0] * 0 for axis in candidates.T]
+    )
+    steps = (torch.arange(FINE) + 0.5) / FINE - 0.5
+    fine = (candidates[cells][:, None] + torch.cartesian_prod(steps, steps) * spacing).flatten(0, 1).clamp(0, 1)
+    dictionary = torch.cat([fine, candidates[base]]).to(draws.x_0.device)
+    matrix = ErrorMatrix(1, len(dictionary), draws.x_0.device)
+    price_draws(denoiser, matrix, 0, draws, dictionary, batch_size)
+    choices = choose_sets(
+        matrix.A[0].cpu(),
+        len(coarse),
+        may_stand_together(fine, min_separation),
+        torch.arange(len(fine), len(dictionary)),
+    )
+    return [fine[choice.members] for choice in choices], len(draws.t) * len(dictionary)
+
+
+def judge(
+    denoiser: Denoiser,
+    posterior: Posterior,
+    sets: list[torch.Tensor],
+    candidates: torch.Tensor,
+    *,
+    penalty: float,
+    num_draws: int,
+    t_range: tuple[int, int],
+    confidence: float | None,
+    generator: torch.Generator,
+    batch_size: int,
+) -> Judgement:
+    """Price one image's sets on fresh draws and take the one with the lowest error plus `penalty` per object.
+
+    The gain of every set is fitted again on these draws. Without a confidence, `num_draws` draws; else rounds of draws
+    until the choice is so sure, `MOST` times as many at most.
+
+    Args:
+        sets: positions (K, 2) each.
+    """
+    positions = torch.cat(sets).unique(dim=0)  # sets share many
+    dictionary = torch.cat([positions, candidates[base_members(len(candidates))]])
+    weights = torch.stack([weights_with_gains(one, positions, len(dictionary)) for one in sets])  # (S, gains, M)
+    price = penalty * torch.tensor([len(one) for one in sets])  # (S,)
+    matrix = ErrorMatrix(1, len(dictionary), posterior.mean.device, keep_draws=True)
+    rounds = [num_draws] if confidence is None else [DRAWS_PER_ROUND] * -(-MOST * num_draws // DRAWS_PER_ROUND)
+    for number in rounds:
+        draws = draw_for_images(posterior, number, t_range, [generator], stratified=True)[0]
+        price_draws(denoiser, matrix, 0, draws, dictionary.to(posterior.mean.device), batch_size)
+        fits = matrix.error(weights.flatten(0, 1)[None].to(matrix.gram)).view(weights.shape[:2]).argmin(1).cpu()  # (S,)
+        errors = matrix.errors_per_draw(0, weights[torch.arange(len(sets)), fits]).cpu()  # (N, S)
+        best = int((errors.mean(0) + price).argmin())
+        sure = confidence_of_choice(errors + price, best)
+        if confidence is not None and sure >= confidence:
+            break
+    return Judgement(errors, FITTED_GAINS[fits], best, sure, len(errors) * len(dictionary))
+
+
+def weights_with_gains(conds: torch.Tensor, positions: torch.Tensor, size: int) -> torch.Tensor:
+    """A set (K, 2) under every gain, as weights (gains, M) on the positions and, after them, the base candidates."""
+    own = (positions[:, None] == conds).all(2).any(1) / len(conds)  # (P,)
+    base = torch.full((size - len(positions),), 1 / (size - len(positions)))
+    gains = FITTED_GAINS[:, None]
+    return torch.cat([gains * own, (1 - gains) * base], dim=1)
+
+
+def confidence_of_choice(costs: torch.Tensor, best: int) -> float:
+    """1 - sum over the others of P(it is cheaper), each normal from its paired differences; costs (N, S)."""
+    difference = costs - costs[:, best : best + 1]
+    others = torch.arange(costs.shape[1]) != best
+    z = difference.mean(0) / standard_error(difference).clamp(min=1e-12)  # (S,)
+    return float((1 - torch.special.ndtr(-z[others]).sum()).clamp(0, 1))
+
+
+def standard_error(values: torch.Tensor) -> torch.Tensor:
+    """Of the mean over draws: (N, S) -> (S,)."""
+    return values.std(0) / len(values) ** 0.5
+
+
+def fit_penalty(errors: list[torch.Tensor], counts: list[int]) -> tuple[float, float]:
+    """The penalty per object under which most counts are right, and their share.
+
+    Of all penalties that are equally good the middle one, as far as possible from counting too many and too few.
+
+    Args:
+        errors: per image, the error of every K (K_max,). counts: the true K.
+    """
+    penalties = torch.linspace(0, 0.01, 201)
+    right = torch.stack(
+        [
+            (own + penalties[:, None] * torch.arange(len(own))).argmin(1) + 1 == k
+            for own, k in zip(errors, counts, strict=True)
+        ]
+    )  # (images, penalties)
+    share = right.float().mean(0)
+    best = penalties[share == share.max()]
+    return round(float(best[len(best) // 2]), 5), float(share.max())

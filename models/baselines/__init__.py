@@ -1,0 +1,1 @@
+"""Networks that the method is compared with, one file each."""

@@ -1,0 +1,26 @@
+"""Train the generative classifier: one network conditioned on all attributes together, nothing composed.
+
+Example:
+    accelerate launch scripts/train_celeba_gc.py --dataset_root celeba
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from data import DataError
+from igm.options import run
+from igm.setup import start_training
+from train_celeba import load_data, parse_options
+
+
+def main() -> None:
+    options = parse_options(tracker_project_name="celeba-gc")
+    dataset, validation = load_data(options, joint=True)
+    meta = {"task": "celeba-gc", **dataset.statistics()}
+    start_training(options, dataset, validation, meta=meta, cond_size=2 * len(dataset.attributes))
+
+
+if __name__ == "__main__":
+    run(main, DataError)

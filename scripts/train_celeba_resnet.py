@@ -1,0 +1,47 @@
+"""Train a ResNet-50 to classify CelebA's attributes: the discriminative baseline.
+
+Example:
+    accelerate launch scripts/train_celeba_resnet.py --dataset_root celeba --max_train_steps 20000 --learning_rate 1e-3
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from data import DataError
+from igm.options import ROOT, run
+from igm.setup import start_training
+from models.baselines.resnet import Classifier, attribute_loss
+from models.unet import build_network, read_config
+from train_celeba import load_data, parse_options
+
+
+def make_classifier(options: argparse.Namespace, accelerator: Accelerator, meta: dict) -> Classifier:
+    """A classifier with fresh weights."""
+    network = build_network(read_config(options.unet_config, "--unet_config"))
+    network.register_to_config(sample_size=options.resolution)
+    return Classifier(network, {**meta, "resolution": options.resolution})
+
+
+def loss(model: Classifier, batch: dict[str, torch.Tensor], snr_gamma: float | None) -> torch.Tensor:
+    """Cross-entropy of a batch; every face has all K concepts, so that its pairs stand together."""
+    return attribute_loss(model.network(batch["pixel_values"]), batch["conds"].unflatten(0, (len(batch["t"]), -1)))
+
+
+def main() -> None:
+    config = str(ROOT / "configs" / "celeba-resnet50" / "config.json")
+    options = parse_options(unet_config=config, tracker_project_name="celeba-resnet50", learning_rate=1e-3)
+    options.no_latent_cache, options.num_validation_images = True, 0  # it reads pixels, and generates nothing
+    dataset, _ = load_data(options)
+    meta = {"task": "celeba-resnet", **dataset.statistics()}
+    size = 2 * len(dataset.attributes)
+    start_training(options, dataset, None, meta=meta, cond_size=size, build=make_classifier, loss=loss)
+
+
+if __name__ == "__main__":
+    run(main, DataError)
