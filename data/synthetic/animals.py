@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 SPRITES = Path(__file__).resolve().parent.parent / "animals" / "sprites"
-SCALE = (0.46, 0.66)  # longer side of a drawing, as a share of the picture's side
+SCALE = (0.42, 0.62)  # longer side of a drawing, as a share of the picture's side
 MIN_VISIBLE = 0.7  # of the drawn pixels of every animal
 MAX_TURN, MAX_HUE, BRIGHTNESS = 15.0, 0.035, (0.85, 1.1)  # degrees, share of the colour circle, factor
 MAX_TRIES = 200
