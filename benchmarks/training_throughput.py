@@ -93,7 +93,10 @@ class Pictures(Dataset):
 
 
 class Clock:
-    """Seconds by part; the device is waited for at the ends of a part only where parts are timed."""
+    """Seconds by part; the device is waited for at the ends of a part only where parts are timed.
+
+    On a CPU they are processor time divided by the number of threads, so that other work on the machine does not count.
+    """
 
     def __init__(self, device: torch.device, timed: bool):
         self.device, self.timed, self.seconds = device, timed, defaultdict(float)
@@ -101,11 +104,16 @@ class Clock:
     @contextlib.contextmanager
     def part(self, name: str) -> Iterator[None]:
         """Time the block."""
-        started = time.perf_counter()
+        started = self.now()
         yield
         if self.timed:
             self.wait()
-        self.seconds[name] += time.perf_counter() - started
+        self.seconds[name] += self.now() - started
+
+    def now(self) -> float:
+        """Seconds since some moment."""
+        on_cpu = self.device.type == "cpu"
+        return time.process_time() / torch.get_num_threads() if on_cpu else time.perf_counter()
 
     def wait(self) -> None:
         """Until the device has done everything."""
@@ -215,10 +223,10 @@ def measure(steps: dict[str, Step], device: torch.device, number: int, timed: bo
         for name, step in steps.items():
             clock = Clock(device, timed)
             clock.wait()
-            started = time.perf_counter()
+            started = clock.now()
             step(clock)
             clock.wait()
-            clock.seconds["step"] = time.perf_counter() - started
+            clock.seconds["step"] = clock.now() - started
             clocks[name].append(clock)
     return clocks
 
@@ -268,7 +276,8 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default=default, help="where")
     options = parser.parse_args()
     options.compile = options.compile and compiler_works(torch.device(options.device))
-    place = torch.cuda.get_device_name() if options.device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    threads = f"CPU, {torch.get_num_threads()} threads, processor time"
+    place = torch.cuda.get_device_name() if options.device == "cuda" else threads
     precision = usable_precision(options.mixed_precision, options.device)
     print(f"{place}, precision {precision}, batch {options.batch_size}, torch {torch.__version__}\n")
     print("| Config | Step | GFLOP/image | Images/s | Gain | " + " | ".join(f"{p} ms/image" for p in PARTS) + " |")

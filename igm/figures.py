@@ -30,7 +30,7 @@ from igm.metrics import (
     matched_distances,
     num_within,
 )
-from igm.results import read_results
+from igm.results import read_options, read_results
 
 # Okabe and Ito's colours, told apart by readers with any colour vision.
 TRUE_COLOUR, PRED_COLOUR = "#0072B2", "#D55E00"
@@ -200,6 +200,67 @@ def attribute_bars(
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(scores), frameon=False, borderpad=0)
     _open_frame(axes)
     _save(figure, path)
+
+
+@matplotlib.rc_context(STYLE)
+def label_sheet(
+    images: Mapping[str, Any],
+    records: Sequence[Mapping[str, Any]],
+    names: Sequence[str],
+    path: str | Path,
+    columns: int = 6,
+    max_images: int = 24,
+    max_names: int = 8,
+) -> None:
+    """Draw each test image over the ticks of its true and its predicted classes; a wrong row is coloured.
+
+    Args:
+        images: {image_id: image}; a record without an image gets an empty tile.
+        records: result records whose conditions are one-hot rows. names: of the classes, in the order of the rows.
+        path: file to write; parents are created.
+        max_names: where there are more classes, only those of the truth and the prediction are listed.
+
+    Raises:
+        ValueError: if there is no record.
+    """
+    records = list(records)[:max_images]
+    if not records:
+        raise ValueError("no records to draw")
+    columns, lines = min(columns, len(records)), min(len(names), max_names)
+    rows = math.ceil(len(records) / columns)
+    side, line = 2 * _TILE_WIDTH * 0.75, 0.13
+    panel = (lines + 1) * line
+    width = 2 * _MARGIN + columns * side + (columns - 1) * _PAIR_GAP
+    height = 2 * _MARGIN + rows * (side + panel) + (rows - 1) * _PAIR_GAP
+    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
+    for index, record in enumerate(records):
+        row, column = divmod(index, columns)
+        left = _MARGIN + column * (side + _PAIR_GAP)
+        bottom = height - _MARGIN - (row + 1) * (side + panel) - row * _PAIR_GAP
+        tile = figure.add_axes((left / width, (bottom + panel) / height, side / width, side / height))
+        image = images.get(record["image_id"])
+        _draw_image_tile(tile, None if image is None else as_pil(image))
+        ticks = figure.add_axes((left / width, bottom / height, side / width, panel / height))
+        _draw_ticks(ticks, record, names, lines)
+    _save(figure, path)
+
+
+def _draw_ticks(axes: Axes, record: Mapping[str, Any], names: Sequence[str], lines: int) -> None:
+    true = None if record["conds_true"] is None else {int(np.argmax(row)) for row in record["conds_true"]}
+    pred = {int(np.argmax(row)) for row in record["conds_pred"]}
+    shown = list(range(len(names))) if len(names) <= lines else sorted((true or set()) | pred)[:lines]
+    axes.set(xlim=(0, 1), ylim=(lines + 1, 0))
+    axes.axis("off")
+    for x, title in [(0.6, "true"), (0.86, "pred.")]:
+        axes.text(x, 0.55, title, ha="center", va="center", fontsize=5.5, color=GREY)
+    for y, number in enumerate(shown, start=1):
+        wrong = true is not None and (number in true) != (number in pred)
+        colour = PRED_COLOUR if wrong else "#333333"
+        axes.text(0.02, y + 0.5, names[number], va="center", fontsize=6.5, color=colour)
+        for x, chosen in [(0.6, true or ()), (0.86, pred)]:
+            if number in chosen:
+                mark = "\N{BALLOT X}" if wrong and chosen is pred else "\N{CHECK MARK}"
+                axes.text(x, y + 0.5, mark, ha="center", va="center", fontsize=7, color=colour)
 
 
 @matplotlib.rc_context(STYLE)
@@ -418,6 +479,8 @@ def redraw(folder: str | Path, max_images: int = 24) -> list[Path]:
         ValueError: if a record cannot be read, or the conditions are neither positions nor named attributes.
     """
     folder = Path(folder)
+    options = read_options(folder)
+    kind = {"celeba": "attributes", "animals": "labels"}.get(options.get("task"), "positions")
     groups: dict[str, list[dict[str, Any]]] = {}
     for record in read_results(folder):
         groups.setdefault(record["group"], []).append(record)
@@ -426,14 +489,16 @@ def redraw(folder: str | Path, max_images: int = 24) -> list[Path]:
         shown = records[:max_images]
         images = {record["image_id"]: _read_image(record, folder) for record in shown}
         images = {image_id: image for image_id, image in images.items() if image is not None}
-        sheet, name = (attribute_sheet, "attributes") if "concept_names" in shown[0] else (position_sheet, "positions")
-        written.append(folder / "figures" / f"{name}_{group.replace('/', '_')}.png")
-        sheet(images, shown, written[-1], max_images=max_images)
-    every = [record for records in groups.values() for record in records]
-    if any(record["conds_true"] for record in every):
-        attributes = "concept_names" in every[0]
-        written.append(folder / "figures" / ("accuracy.png" if attributes else "perception_rate.png"))
-        (attribute_bars if attributes else perception_curve)(groups, written[-1])
+        written.append(folder / "figures" / f"{kind}_{group.replace('/', '_')}.png")
+        if kind == "labels":
+            label_sheet(images, shown, options["classes"], written[-1], max_images=max_images)
+        else:
+            sheet = attribute_sheet if kind == "attributes" else position_sheet
+            sheet(images, shown, written[-1], max_images=max_images)
+    scored = any(record["conds_true"] for records in groups.values() for record in records)
+    if scored and kind != "labels":
+        written.append(folder / "figures" / ("accuracy.png" if kind == "attributes" else "perception_rate.png"))
+        (attribute_bars if kind == "attributes" else perception_curve)(groups, written[-1])
     return written
 
 

@@ -217,6 +217,39 @@ def _balanced(true: np.ndarray, right: np.ndarray, weights: np.ndarray) -> np.nd
     return (shares[0] + shares[1]) / 2
 
 
+def label_metrics(
+    records: Iterable[Mapping[str, Any]], num_bootstrap: int = 1000, seed: int = 0
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Score inferred sets of classes; conditions are one-hot rows.
+
+    - pair_accuracy: share of images whose predicted set of classes is exactly the true one (of any size).
+    - recall_per_class: for each class, in the order of the rows, the share of the images with it where it was found.
+    - count_accuracy: share of images with as many predicted as true classes.
+
+    Returns:
+        metrics, ci95: as `position_metrics`; recall_per_class is a list, None for a class that no image shows.
+    """
+    records = _with_truth(records)
+    sets = [
+        [{int(np.argmax(row)) for row in record[key]} for key in ("conds_true", "conds_pred")] for record in records
+    ]
+    num_classes = len(records[0]["conds_true"][0]) if records else 0
+    ones = np.ones(len(records))
+    metrics: dict[str, Any] = {"recall_per_class": []}
+    ci95: dict[str, Any] = {"recall_per_class": []}
+    for name, top in [
+        ("pair_accuracy", [true == pred for true, pred in sets]),
+        ("count_accuracy", [len(true) == len(pred) for true, pred in sets]),
+    ]:
+        metrics[name], ci95[name] = _ratio(top, ones), bootstrap_interval(top, ones, num_bootstrap, seed)
+    for number in range(num_classes):
+        shown = [number in true for true, _ in sets]
+        found = [number in true & pred for true, pred in sets]
+        metrics["recall_per_class"].append(_ratio(found, shown))
+        ci95["recall_per_class"].append(bootstrap_interval(found, shown, num_bootstrap, seed))
+    return metrics, ci95
+
+
 def count_confusion(records: Iterable[Mapping[str, Any]]) -> dict[int, dict[int, int]]:
     """Count the images by true and predicted number of objects: {num_true: {num_pred: images}}, keys ascending."""
     confusion: dict[int, dict[int, int]] = {}

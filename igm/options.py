@@ -110,10 +110,10 @@ def not_negative_float(text: str) -> float:
 
 
 def probability(text: str) -> float:
-    """A number between 0 and 1, both excluded."""
+    """A number above 0 and at most 1."""
     value = float(text)
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"must lie between 0 and 1, not {value}")
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"must be above 0 and at most 1, not {value}")
     return value
 
 
@@ -263,11 +263,12 @@ def wandb_offline_without_login() -> None:
         warn("wandb has no login here; it records offline (later: wandb login, then wandb sync)")
 
 
-def add_evaluation_options(parser: argparse.ArgumentParser) -> None:
-    """What every evaluation script has besides data, method and model."""
+def add_evaluation_options(parser: argparse.ArgumentParser, *, averaged: bool = True) -> None:
+    """What every evaluation script has besides data, method and model; `averaged`: its models may have averages."""
     group = parser.add_argument_group("evaluation")
     group.add_argument("--checkpoint", help="folder, checkpoint-N, or hub id (default: newest of the run, or shipped)")
-    group.add_argument("--no_ema", action="store_true", help="the weights themselves, not their running average")
+    if averaged:
+        group.add_argument("--no_ema", action="store_true", help="the weights themselves, not their running average")
     group.add_argument("--batch_size", type=positive, default=1024, help="most network rows at once")
     group.add_argument("--images_per_batch", type=positive, default=8, help="images inferred together")
     group.add_argument("--device", help="cuda, mps or cpu (default: the best there is)")
@@ -380,4 +381,4 @@ def set_resolution(options: argparse.Namespace, denoiser: Denoiser, datasets: It
 def determining(options: argparse.Namespace, names: Iterable[str]) -> dict:
     """The options that determine results, to be stored beside them: `names`, and those that every evaluation has."""
     common = ("seed", "mixed_precision", "resolution", "no_ema", "pretrained_model_name")
-    return {name: getattr(options, name) for name in (*names, *common)}
+    return {name: getattr(options, name) for name in (*names, *common) if hasattr(options, name)}

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from igm import UserError
-from igm.metrics import attribute_metrics, position_metrics
+from igm.metrics import attribute_metrics, label_metrics, position_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +55,7 @@ METRICS_BY_TASK: dict[str, MetricsFn] = {
     "clevr": position_metrics,
     "clevrtex": position_metrics,
     "celeba": attribute_metrics,
+    "animals": label_metrics,
 }
 
 _PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "numpy", "scipy")
@@ -175,6 +176,11 @@ def read_results(folder: str | Path) -> list[Record]:
     if not files:
         raise FileNotFoundError(f"no {RESULTS_NAME} in {folder}")
     return _first_of_each(record for path in files for record in read_records(path))
+
+
+def read_options(folder: str | Path) -> dict[str, Any]:
+    """The options of the run that wrote a results folder; empty where none are kept."""
+    return _read_json(Path(folder) / OPTIONS_NAME)
 
 
 def merge_shards(paths: Iterable[str | Path], out: str | Path) -> list[Record]:
@@ -313,6 +319,7 @@ def format_table(summary: Mapping[str, Any]) -> str:
             if name != "count_accuracy" or _count_was_inferred(summary):
                 cells = [_share_cell(group, name) for group in groups.values()]
                 columns.append((name.replace("_", " "), cells))
+    columns += _recall_columns(summary)
     return f"{_align(columns)}\n{_cost_line(summary)}"
 
 
@@ -407,6 +414,19 @@ def _share_cell(group: Mapping[str, Any], name: str, key: str | None = None, int
     if not interval or bounds is None:
         return f"{100 * value:.1f} %"
     return f"{100 * value:.1f} % [{100 * bounds[0]:.1f}, {100 * bounds[1]:.1f}]"
+
+
+def _recall_columns(summary: Mapping[str, Any], most: int = 8) -> list[tuple[str, list[str]]]:
+    """A column for each class's recall, where the classes are few; the summary always has all."""
+    groups = list(summary["groups"].values())
+    names = (summary["options"] or {}).get("classes") or []
+    if len(names) > most or not any("recall_per_class" in group["metrics"] for group in groups):
+        return []
+    columns = []
+    for number, name in enumerate(names):
+        values = [(group["metrics"].get("recall_per_class") or [None] * len(names))[number] for group in groups]
+        columns.append((f"{name} found", ["-" if value is None else f"{100 * value:.1f} %" for value in values]))
+    return columns
 
 
 def _count_was_inferred(summary: Mapping[str, Any]) -> bool:

@@ -119,11 +119,17 @@ def test_compiled_run_equals_an_eager_one(make_denoiser, tmp_path, monkeypatch):
 
     with_backend = lambda self, **options: original(self, backend=backend, **options)  # noqa: E731
     monkeypatch.setattr(torch.nn.Module, "compile", with_backend)
-    options = {"train_batch_size": 7, "dataset": Latents(16), "adam_epsilon": 1e-3, "kind": "position_unet"}
+    options = {
+        "train_batch_size": 7,
+        "dataset": Latents(16),
+        "adam_epsilon": 1e-3,
+        "kind": "position_unet",
+        "max_train_steps": 2,
+    }
     eager = run(make_denoiser, tmp_path / "eager", **options).network.state_dict()
     assert not captured
     compiled = run(make_denoiser, tmp_path / "compiled", compile=True, validate=validate, validation_steps=2, **options)
-    assert captured and drawn == [0, 0]
+    assert captured and drawn == [0]
     for name, value in compiled.network.state_dict().items():
         torch.testing.assert_close(value, eager[name], rtol=1e-4, atol=1e-6, msg=name)
     assert list(eager) == list(compiled.network.state_dict())  # its weights keep their names

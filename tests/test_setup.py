@@ -1,5 +1,6 @@
 """What a training script does before the first step: dry run, refused checkpoints, machines without what was asked for."""
 
+import argparse
 import json
 import shutil
 import sys
@@ -11,7 +12,8 @@ from conftest import ROOT, UNET, write_clevr
 from test_scripts import check_refused, free_port, no_model, train_args  # noqa: F401 (fixtures)
 
 import igm.setup
-from igm.dry_run import activation_bytes
+from igm.dry_run import activation_bytes, describe_evaluation
+from models.codec import PatchPCA
 from models.unet import build_network
 
 
@@ -56,6 +58,15 @@ def test_estimated_activations_are_those_of_a_real_pass(make_denoiser, kind, che
         denoiser, 3, 2, checkpointing
     )  # it counts attention's scores, which a CPU does not keep
     assert estimate == pytest.approx(real, rel=0.2)
+
+
+def test_dry_run_of_an_evaluation(make_denoiser, capsys):
+    options = argparse.Namespace(batch_size=8, images_per_batch=2, mixed_precision="no", checkpoint="somewhere")
+    denoiser = make_denoiser("position_unet", codec=PatchPCA(2, 4))
+    describe_evaluation(options, denoiser, {"3-5": range(7), "6-8": range(1200)})
+    out = capsys.readouterr().out
+    assert "checkpoint: somewhere" in out and "7 3-5 images, 1,200 6-8 images" in out
+    assert "Network: PositionUNet" in out and "Codec: PatchPCA" in out and "Dry run" in out
 
 
 def copy_with(clevr_root, tmp_path, **changes):
