@@ -15,8 +15,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from data import DataError
 from igm.options import ROOT, run
-from igm.setup import start_training
+from igm.setup import copy_weights, start_training
 from models.baselines.resnet import Classifier, attribute_loss
+from models.denoiser import load_network
 from models.unet import build_network, read_config
 from train_celeba import load_data, parse_options
 
@@ -25,6 +26,8 @@ def make_classifier(options: argparse.Namespace, accelerator: Accelerator, meta:
     """A classifier with fresh weights."""
     network = build_network(read_config(options.unet_config, "--unet_config"))
     network.register_to_config(sample_size=options.resolution)
+    if options.initialize_from:
+        copy_weights(load_network(Path(options.initialize_from), ema=False), network, options.initialize_from)
     return Classifier(network, {**meta, "resolution": options.resolution})
 
 
