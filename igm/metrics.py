@@ -1,4 +1,4 @@
-"""Scores of inferred concepts: matching, perception rate, estimation error, counts, and their intervals.
+"""Scores of inferred concepts: matching, perception rate, estimation error, counts, calibration, and their intervals.
 
 Positions are (x, y) in [0, 1] image coordinates, distances are L2 in the same unit. B is the number of images.
 """
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
+from scipy.special import ndtri
 
 RADII = (0.02, 0.05, 0.10)
 HEADLINE_RADIUS = 0.05
@@ -257,6 +258,73 @@ def count_confusion(records: Iterable[Mapping[str, Any]]) -> dict[int, dict[int,
         row = confusion.setdefault(true, {})
         row[pred] = row.get(pred, 0) + 1
     return confusion
+
+
+def predictions_right(records: Iterable[Mapping[str, Any]], radius: float = HEADLINE_RADIUS) -> list[np.ndarray]:
+    """For every prediction, whether its matched true object lies within the radius; one left unmatched is not right.
+
+    Args:
+        records: result records of position tasks; those without ground truth are left out.
+        radius: in [0, 1] image coordinates.
+
+    Returns:
+        one bool array (num_pred,) per image, in the order of `conds_pred`.
+    """
+    right = []
+    for record in _with_truth(records):
+        rows, _, distances = match_points(record["conds_pred"], record["conds_true"])
+        right.append(np.zeros(len(record["conds_pred"]), dtype=bool))
+        right[-1][rows] = distances <= radius + _BORDER_TOLERANCE
+    return right
+
+
+def reliability(
+    confidences: ArrayLike, right: ArrayLike, num_bins: int = 10, min_per_bin: int = 20
+) -> tuple[dict[str, np.ndarray], float | None]:
+    """Compare confidences with the shares that are right, in bins of about equal numbers of items.
+
+    Items of equal confidence share a bin, so that the result does not depend on the order of the items.
+
+    Args:
+        confidences: (N,) in [0, 1]. right: (N,) whether each item is right.
+        num_bins: number of bins at most. min_per_bin: with fewer items than that for each, there are fewer bins.
+
+    Returns:
+        bins: `num_items`, `confidence` (mean), `share` right, `low` and `high` (its 95 % Wilson interval, which takes
+            the items as independent), a value per bin, by rising confidence.
+        expected_calibration_error: mean over items of |confidence - share| of their bin (Guo et al., ICML 2017, there
+            with bins of equal width), or None without an item.
+
+    Raises:
+        ValueError: if the arguments are not two vectors of one length, or a confidence is not in [0, 1].
+    """
+    confidences, right = np.asarray(confidences, dtype=float), np.asarray(right, dtype=float)
+    if confidences.ndim != 1 or confidences.shape != right.shape:
+        raise ValueError(f"expected two vectors of one length, got shapes {confidences.shape} and {right.shape}")
+    if not ((confidences >= 0) & (confidences <= 1)).all():
+        raise ValueError(f"confidences must be in [0, 1], got {confidences.tolist()}")
+    order = np.argsort(confidences, kind="stable")
+    confidences, right = confidences[order], right[order]
+    num_bins = min(num_bins, max(1, len(right) // min_per_bin), len(right))
+    last = np.rint(np.arange(1, num_bins + 1) * len(right) / max(num_bins, 1)).astype(int) - 1
+    ends = np.unique(np.searchsorted(confidences, confidences[last], side="right"))
+    starts = np.concatenate([[0], ends])[:-1].astype(int)
+    sums = [np.add.reduceat(values, starts) if len(starts) else np.zeros(0) for values in (confidences, right)]
+    num_items = ends - starts
+    mean, share = (total / num_items for total in sums)
+    low, high = wilson_interval(sums[1], num_items)
+    bins = {"num_items": num_items, "confidence": mean, "share": share, "low": low, "high": high}
+    return bins, _ratio(num_items * np.abs(mean - share), num_items)
+
+
+def wilson_interval(successes: ArrayLike, trials: ArrayLike, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    """Wilson's score interval of a share, elementwise: bounds in [0, 1] that hold the share even at 0 and 1."""
+    successes, trials = np.asarray(successes, dtype=float), np.asarray(trials, dtype=float)
+    z = ndtri((1 + level) / 2)
+    share = successes / trials
+    centre = (share + z**2 / (2 * trials)) / (1 + z**2 / trials)
+    half = z / (1 + z**2 / trials) * np.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))
+    return np.clip(centre - half, 0, 1), np.clip(centre + half, 0, 1)
 
 
 def radius_name(radius: float) -> str:

@@ -7,19 +7,30 @@ import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
-from igm import figures
 from igm.figures import (
-    COLOURS,
-    DPI,
-    PRED_COLOUR,
-    TRUE_COLOUR,
     as_pil,
+    confusion_matrices,
     convergence_gif,
-    error_against_count,
+    error_by_count,
     perception_curve,
     position_sheet,
     redraw,
+    reliability_diagrams,
     save_image_grid,
+)
+from igm.figures.__main__ import main
+from igm.figures.animation import GAP
+from igm.figures.style import (
+    COLOURS,
+    DPI,
+    LEGEND_HEIGHT,
+    MARGIN,
+    PAIR_GAP,
+    PRED_COLOUR,
+    TILE_GAP,
+    TILE_WIDTH,
+    TITLE_HEIGHT,
+    TRUE_COLOUR,
 )
 from igm.results import RECORD_KEYS, RecordWriter
 
@@ -56,9 +67,9 @@ def centre(mask):
 
 def panel_of(sheet, aspect=1.0):
     """The panel of the first record of a position sheet."""
-    left = figures._MARGIN + figures._TILE_WIDTH + figures._TILE_GAP
-    top = figures._MARGIN + figures._LEGEND_HEIGHT + figures._TITLE_HEIGHT
-    box = (left, top, left + figures._TILE_WIDTH, top + aspect * figures._TILE_WIDTH)
+    left = MARGIN + TILE_WIDTH + TILE_GAP
+    top = MARGIN + LEGEND_HEIGHT + TITLE_HEIGHT
+    box = (left, top, left + TILE_WIDTH, top + aspect * TILE_WIDTH)
     return sheet.crop([round(DPI * edge) for edge in box])
 
 
@@ -87,9 +98,9 @@ def test_position_sheet_grows_by_rows_up_to_the_maximum(tmp_path):
         records = [record(str(i)) for i in range(number)]
         position_sheet(images, records, tmp_path / "sheet.png", columns=3, max_images=7)
         sizes[number] = Image.open(tmp_path / "sheet.png").size
-    pair, gap = 2 * figures._TILE_WIDTH + figures._TILE_GAP, figures._PAIR_GAP
-    assert sizes[3][0] == pytest.approx(DPI * (2 * figures._MARGIN + 3 * pair + 2 * gap), abs=1)
-    row = DPI * (figures._TITLE_HEIGHT + figures._TILE_WIDTH + figures._TILE_GAP)
+    pair, gap = 2 * TILE_WIDTH + TILE_GAP, PAIR_GAP
+    assert sizes[3][0] == pytest.approx(DPI * (2 * MARGIN + 3 * pair + 2 * gap), abs=1)
+    row = DPI * (TITLE_HEIGHT + TILE_WIDTH + TILE_GAP)
     assert sizes[6][1] - sizes[3][1] == pytest.approx(row, abs=1)
     assert sizes[9][1] - sizes[3][1] == pytest.approx(2 * row, abs=1)  # 7 of 9 images
 
@@ -116,20 +127,70 @@ def test_perception_curve_steps_where_the_predictions_lie(tmp_path):
         perception_curve({"3-5": [record(true=None)]}, tmp_path / "curve.png")
 
 
-def test_error_against_count_marks_truth_and_minimum(tmp_path):
-    marks = {}
-    for num_true in (3, 5):
-        error_against_count([0.4, 0.2, 0.1, 0.15, 0.2], [0.01] * 5, num_true, tmp_path / "error.png")
-        drawn = Image.open(tmp_path / "error.png")
-        assert drawn.size == (680, 460)
-        below_legend = drawn.crop((0, 60, 680, 460))
-        marks[num_true] = centre(near_colour(below_legend, TRUE_COLOUR))[0]
-        lowest = centre(near_colour(below_legend, PRED_COLOUR))[0]
-    assert marks[3] == pytest.approx(lowest, abs=2) and marks[5] > lowest + 150
-    error_against_count([0.4, 0.2], None, None, tmp_path / "error.pdf", counts=[3, 4])
-    assert (tmp_path / "error.pdf").read_bytes().startswith(b"%PDF")
-    with pytest.raises(ValueError, match="length"):
-        error_against_count([0.4, 0.2], [0.1], 2, tmp_path / "error.png")
+def counting_record(image_id, num_true, num_pred, confidence=0.9, **changes):
+    """K objects in a row, the first `num_pred` found exactly."""
+    row = [(0.09 * (k + 1), 0.5) for k in range(10)]
+    more = {"error_by_count": [0.4, 0.2, 0.1, 0.15, 0.2], "standard_error_by_count": [0.01] * 5} | changes
+    return record(image_id, row[:num_true], row[:num_pred], confidence=confidence, **more)
+
+
+def test_error_by_count_marks_true_and_predicted_count(tmp_path):
+    records = [
+        counting_record("a", 3, 4),
+        counting_record("b", 5, 3),
+        record("c", true=None, error_by_count=[0.2, 0.1]),
+    ]
+    figure = error_by_count(records, tmp_path / "new" / "error.png")
+    assert Image.open(tmp_path / "new" / "error.png").width == DPI * figure.get_figwidth()
+    for axes, num_true, num_pred in zip(figure.axes, (3, 5, None), (4, 3, 1), strict=True):
+        drawn = {line.get_label(): line.get_xydata() for line in axes.lines}
+        assert drawn["predicted K"].tolist() == [[num_pred, axes.containers[0].lines[0].get_ydata()[num_pred - 1]]]
+        assert ("true K" in drawn) == (num_true is not None)
+        assert num_true is None or set(drawn["true K"][:, 0]) == {num_true}
+    bars = figure.axes[0].containers[0].lines[2][0].get_segments()
+    np.testing.assert_allclose(bars[1], [[2, 0.19], [2, 0.21]])
+    assert len(error_by_count(records * 5, tmp_path / "error.pdf").axes) == 12
+    with pytest.raises(ValueError, match="5 errors and 1 standard"):
+        error_by_count([counting_record("a", 3, 4, standard_error_by_count=[0.1])], tmp_path / "error.png")
+    with pytest.raises(ValueError, match="no records"):
+        error_by_count([], tmp_path / "error.png")
+
+
+def test_confusion_matrices_hold_the_numbers_of_images(tmp_path):
+    counts = [(3, 3), (3, 3), (3, 5), (5, 5), (5, 2)]
+    groups = {
+        "3-5": [counting_record(str(n), *pair) for n, pair in enumerate(counts)],
+        "none": [record(true=None)],
+        "6-8": [counting_record("x", 6, 6)],
+    }
+    figure = confusion_matrices(groups, tmp_path / "confusion.png")
+    assert Image.open(tmp_path / "confusion.png").width > 300
+    assert [axes.get_title() for axes in figure.axes] == ["3-5: 60.0 % of 5 right", "6-8: 100.0 % of 1 right"]
+    axes = figure.axes[0]
+    true, pred = (
+        [int(tick.get_text()) for tick in ticks] for ticks in (axes.get_yticklabels(), axes.get_xticklabels())
+    )
+    assert (true, pred) == ([3, 4, 5], [2, 3, 4, 5])
+    cells = {(true[text.get_position()[1]], pred[text.get_position()[0]]): text.get_text() for text in axes.texts}
+    assert cells == {(3, 3): "2", (3, 5): "1", (5, 5): "1", (5, 2): "1"}
+    with pytest.raises(ValueError, match="ground truth"):
+        confusion_matrices({"none": [record(true=None)]}, tmp_path / "confusion.png")
+
+
+def test_reliability_diagrams_draw_the_shares_of_the_bins(tmp_path):
+    confidences = np.repeat([0.2, 0.6], 20)
+    right = ([True] + [False] * 9) * 2 + ([True] * 8 + [False] * 2) * 2
+    figure = reliability_diagrams(
+        {"objects": (confidences, right), "counts": ([0.5], [1])}, tmp_path / "reliability.png"
+    )
+    assert Image.open(tmp_path / "reliability.png").height > 300
+    drawn = [axes.containers[0].lines[0].get_xydata() for axes in figure.axes]
+    np.testing.assert_allclose(drawn[0], [[0.2, 0.1], [0.6, 0.8]])
+    np.testing.assert_allclose(drawn[1], [[0.5, 1.0]])
+    legends = [axes.get_legend().get_texts()[0].get_text() for axes in figure.axes]
+    assert legends == ["40 objects, ECE 0.150", "1 counts, ECE 0.500"]  # (20 * 0.1 + 20 * 0.2) / 40
+    with pytest.raises(ValueError, match="no items"):
+        reliability_diagrams({}, tmp_path / "reliability.png")
 
 
 @pytest.mark.parametrize("with_restarts", [True, False])
@@ -141,13 +202,13 @@ def test_convergence_gif_moves_each_marker_to_its_end(tmp_path, with_restarts):
     picture = Image.new("RGB", (60, 40), (200, 200, 200))
     convergence_gif(picture, trajectory, end, path, best=int(with_restarts), seconds=2, size=120)
     gif = Image.open(path)
-    assert gif.n_frames == 30 and gif.size == (2 * 120 + 3 * figures._GIF_GAP, 80 + 3 * figures._GIF_GAP)
+    assert gif.n_frames == 30 and gif.size == (2 * 120 + 3 * GAP, 80 + 3 * GAP)
     assert path.stat().st_size < 1_000_000
     for frame, points in [(0, start), (29, end)]:
         gif.seek(frame)
         for half in range(2):
-            left = figures._GIF_GAP + half * (120 + figures._GIF_GAP)
-            part = gif.convert("RGB").crop((left, figures._GIF_GAP, left + 120, figures._GIF_GAP + 80))
+            left = GAP + half * (120 + GAP)
+            part = gif.convert("RGB").crop((left, GAP, left + 120, GAP + 80))
             for concept, point in enumerate(points):
                 x, y = (point * part.size).astype(int)
                 spot = near_colour(part, COLOURS[concept])[y - 3 : y + 4, x - 3 : x + 4]
@@ -203,8 +264,21 @@ def test_a_folder_is_drawn_again_from_its_records(tmp_path, monkeypatch, capsys)
     assert near_colour(Image.open(tmp_path / "figures" / names[0]), "#0AC81E").sum() > 20_000
     assert not near_colour(Image.open(tmp_path / "figures" / names[1]), "#0AC81E").any()
     monkeypatch.setattr(sys, "argv", ["figures", str(tmp_path), "--max_images", "1"])
-    figures.main()
+    main()
     assert capsys.readouterr().out.count(".png") == 3
+
+
+@pytest.mark.parametrize("count", ["infer", "known"])
+def test_figures_of_counts_are_drawn_where_the_records_have_them(tmp_path, count):
+    with RecordWriter(tmp_path / "results.jsonl", False, {"task": "clevr", "count": count}) as writer:
+        for number in range(4):
+            writer.write(counting_record(str(number), 4, 3 + number % 2, object_confidence=[0.9] * (3 + number % 2)))
+        writer.write(record("mine", true=None, group="own/photos", confidence=0.5, error_by_count=[0.2, 0.3]))
+    names = [path.name for path in redraw(tmp_path)][3:]
+    confusion = ["count_confusion.png"] if count == "infer" else []
+    assert names == ["error_by_count_3-5.png", "error_by_count_own_photos.png", *confusion, "reliability.png"]
+    drawn = Image.open(tmp_path / "figures" / "reliability.png")
+    assert (drawn.width > 1.5 * drawn.height) == (count == "infer")  # objects and counts, or objects alone
 
 
 def test_attribute_sheet_and_bars_from_records(tmp_path):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from igm.metrics import (
     attribute_metrics,
@@ -10,7 +11,10 @@ from igm.metrics import (
     count_confusion,
     match_points,
     position_metrics,
+    predictions_right,
     radius_name,
+    reliability,
+    wilson_interval,
 )
 
 
@@ -170,3 +174,55 @@ def test_guessing_the_common_value_is_half_right_when_balanced():
 def test_attributes_of_another_shape_are_refused(conds):
     with pytest.raises(ValueError, match="one-hot"):
         attribute_values(conds)
+
+
+def test_predictions_are_right_where_their_match_is_near():
+    records = [
+        record([[0.1, 0.1], [0.5, 0.5]], [[0.5, 0.55], [0.9, 0.9], [0.1, 0.16]]),  # on the border, extra, too far
+        record(None, [[0.5, 0.5]]),
+        record([[0.2, 0.2]], []),
+    ]
+    assert [own.tolist() for own in predictions_right(records)] == [[True, False, False], []]
+    assert [own.tolist() for own in predictions_right(records, radius=0.06)] == [[True, False, True], []]
+
+
+def test_reliability_by_hand():
+    """Three bins of two: confidences 0.2, 0.6 and 0.95 on average, of which none, half and all are right."""
+    confidences, right = [0.9, 0.1, 0.5, 0.3, 1.0, 0.7], [True, False, True, False, True, False]
+    bins, error = reliability(confidences, right, num_bins=3, min_per_bin=2)
+    assert bins["num_items"].tolist() == [2, 2, 2]
+    np.testing.assert_allclose(bins["confidence"], [0.2, 0.6, 0.95])
+    np.testing.assert_allclose(bins["share"], [0, 0.5, 1])
+    assert error == pytest.approx((0.2 + 0.1 + 0.05) / 3)
+    assert len(reliability(confidences, right)[0]["share"]) == 1  # too few for two bins
+    assert reliability([], [])[1] is None and reliability([], [])[0]["share"].shape == (0,)
+    with pytest.raises(ValueError, match="one length"):
+        reliability([0.5], [True, False])
+    with pytest.raises(ValueError, match="in \\[0, 1\\]"):
+        reliability([1.5], [True])
+
+
+def test_reliability_keeps_equal_confidences_together():
+    confidences, right = [1.0] * 7 + [0.5] * 3, [True] * 6 + [False] * 4
+    bins, error = reliability(confidences, right, num_bins=5, min_per_bin=2)
+    assert bins["num_items"].tolist() == [3, 7]
+    np.testing.assert_allclose(bins["share"], [0, 6 / 7])
+    assert error == pytest.approx((3 * 0.5 + 7 * (1 / 7)) / 10)
+    backwards = reliability(confidences[::-1], right[::-1], num_bins=5, min_per_bin=2)
+    np.testing.assert_array_equal(backwards[0]["share"], bins["share"])
+
+
+def test_confidences_that_are_probabilities_have_a_small_calibration_error():
+    rng = np.random.default_rng(0)
+    confidences = rng.uniform(size=20_000)
+    right = rng.uniform(size=20_000) < confidences
+    bins, error = reliability(confidences, right)
+    assert len(bins["share"]) == 10 and error < 0.015
+    assert reliability(confidences, ~right)[1] == pytest.approx(0.5, abs=0.03)  # mean of |2 p - 1|
+
+
+def test_wilson_interval_agrees_with_scipy():
+    successes, trials = [0, 3, 10], [10, 17, 10]
+    for *own, k, n in zip(*wilson_interval(successes, trials), successes, trials, strict=True):
+        expected = binomtest(k, n).proportion_ci(0.95, "wilson")
+        np.testing.assert_allclose(own, [expected.low, expected.high], atol=1e-12)
