@@ -138,7 +138,10 @@ class PositionUNet(SharedTrunkUNet):
 
 
 class AttributeUNet(SharedTrunkUNet):
-    """Concepts are vectors of any kind (one-hot attributes): a small MLP scales and shifts the features everywhere.
+    """Concepts are vectors of any kind (one-hot attributes): a small MLP scales and shifts the features at each place.
+
+    Each place of the grid has its own scale and shift, so that a concept that shows in one part of aligned images (a mouth)
+    is learnt there directly; with one pair for all places a small network learnt what covers much of a face, and little else.
 
     Args:
         sample_size, in_channels, block_out_channels, layers_per_block, attention, head_channels, head_layers: as those of
@@ -160,15 +163,16 @@ class AttributeUNet(SharedTrunkUNet):
     ):
         super().__init__()
         self.build_trunk(sample_size, in_channels, block_out_channels, layers_per_block, attention, head_channels)
-        self.what = nn.Sequential(
-            nn.Linear(cond_size, head_channels), nn.SiLU(), nn.Linear(head_channels, 3 * head_channels)
-        )
+        self.what = nn.Sequential(nn.Linear(cond_size, head_channels), nn.SiLU())
+        self.maps = nn.Linear(head_channels, 2 * head_channels * sample_size**2)
+        self.embedding = nn.Linear(head_channels, head_channels)
         self.build_head(in_channels, head_channels, head_layers)
 
     def modulation(self, conds, dtype):
-        """Scale and shift (P, F, 1, 1), and an addition (P, F) to the time embedding, from concepts (P, D)."""
-        scale, shift, embedding = self.what(conds.to(dtype)).chunk(3, dim=1)
-        return scale[:, :, None, None], shift[:, :, None, None], embedding
+        """Scale and shift (P, F, H, W), and an addition (P, F) to the time embedding, from concepts (P, D)."""
+        hidden, side = self.what(conds.to(dtype)), self.config.sample_size
+        scale, shift = self.maps(hidden).unflatten(1, (2, -1, side, side)).unbind(1)
+        return scale, shift, self.embedding(hidden)
 
 
 class HeadBlock(nn.Module):

@@ -453,3 +453,38 @@ def test_default_codec_is_one_that_exists():
     sources = [p for folder in ("igm", "models", "data") for p in Path(ROOT / folder).rglob("*.py")]
     named = [p.name for p in [*sources, *ROOT.glob("*.py")] if DEFAULT_MODEL in p.read_text()]
     assert named == ["codec.py"]  # the one place that names it
+
+
+# AttributeUNet
+
+
+def test_attribute_unet_runs_its_trunk_once_for_all_concepts(make_denoiser):
+    """K concepts of an image equal K separate images, and the trunk sees each image once."""
+    denoiser = make_denoiser("attribute_unet")
+    assert denoiser.shares_trunk and denoiser.cond_size == 6
+    x_t, t, conds = torch.randn(2, 4, 8, 8), torch.tensor([10, 700]), torch.eye(6)[None].expand(2, -1, -1)
+    rows = []
+    denoiser.network.trunk.register_forward_pre_hook(lambda module, inputs: rows.append(len(inputs[0])))
+    together = denoiser.predict(x_t, t, conds)  # (2, 6, C, H, W)
+    assert rows == [2]
+    alone = torch.cat([denoiser.predict(x_t[i : i + 1], t[i : i + 1], conds[:1]) for i in range(2)])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+    assert (together[:, 0] - together[:, 1]).abs().max() > 1e-3  # the concept matters
+    some = denoiser.predict_shared(denoiser.share(x_t, t), conds[0, [4, 1]], torch.tensor([1, 0]))
+    torch.testing.assert_close(some, torch.stack([together[1, 4], together[0, 1]]), rtol=1e-4, atol=1e-5)
+
+
+def test_attribute_unet_takes_any_vector_and_has_gradients_everywhere(make_denoiser):
+    denoiser = make_denoiser("attribute_unet").requires_grad_(True)
+    conds = torch.tensor([[0.5, -1.0, 0, 2, 0, 1]], requires_grad=True)
+    denoiser.predict(torch.randn(1, 4, 8, 8), torch.tensor([500]), conds[None]).square().sum().backward()
+    assert conds.grad.abs().min() > 0
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in denoiser.network.parameters())
+
+
+def test_shared_base_leaves_the_position_network_as_it_was(make_denoiser):
+    """Names of the shipped weights: checkpoints made before there was a base class still load."""
+    names = set(make_denoiser("position_unet").network.state_dict())
+    shipped = load_file(ROOT / "models/pretrained/clevr-mini/unet2dconditionmodel/diffusion_pytorch_model.safetensors")
+    assert {n.split(".")[0] for n in names} == {n.split(".")[0] for n in shipped}
+    assert {n for n in names if not n.startswith("trunk")} == {n for n in shipped if not n.startswith("trunk")}
