@@ -58,7 +58,7 @@ UNET = {
     "norm_num_groups": 16,
     "cross_attention_dim": TEXT["hidden_size"],
 }
-T_RANGE = (300, 700)  # where the prompt makes the most difference, on pairs of a seed that no evaluation uses
+T_RANGE = (400, 700)  # where the prompt makes the most difference, on pairs of a seed that no evaluation uses
 # Stable Diffusion's betas; v-prediction, because a small network that predicts noise ignores its prompt at low noise.
 SCHEDULER = {
     "beta_schedule": "scaled_linear",
