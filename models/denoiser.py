@@ -161,6 +161,10 @@ class Denoiser(nn.Module):
         """
         folder = fetch_folder(folder, local_files_only)
         network = load_network(folder, ema)
+        if "in_channels" not in network.config:
+            raise ModelError(
+                f"checkpoint {folder} holds a {type(network).__name__}, which denoises nothing; name another"
+            )
         meta = read_config(folder / META_FILE, "file") if (folder / META_FILE).is_file() else {}
         schedule = next((f for f in (folder / "scheduler" / "scheduler_config.json",) if f.is_file()), scheduler_config)
         if schedule is None:

@@ -141,7 +141,7 @@ class AttributeUNet(SharedTrunkUNet):
     """Concepts are vectors of any kind (one-hot attributes): a small MLP scales and shifts the features at each place.
 
     Each place of the grid has its own scale and shift, so that a concept that shows in one part of aligned images (a mouth)
-    is learnt there directly; with one pair for all places a small network learnt what covers much of a face, and little else.
+    is learnt there directly; with one pair for all, a small network learnt what covers much of a face, and little else.
 
     Args:
         sample_size, in_channels, block_out_channels, layers_per_block, attention, head_channels, head_layers: as those of

@@ -137,7 +137,7 @@ def test_compiled_run_equals_an_eager_one(make_denoiser, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_compiled_by_inductor(make_denoiser):
-    from igm.setup import compiler_works
+    from igm.options import compiler_works
 
     if not compiler_works(torch.device("cpu")):
         pytest.skip("torch.compile does not work on this machine")

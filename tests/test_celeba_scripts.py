@@ -158,7 +158,7 @@ def test_resnet_resumes_exactly(run_main, train_args, tiny_configs, tmp_path):
         ("train_celeba", {"attributes": "Smiling"}, ["--unet_config", "this dataset's have size 2"]),
         ("eval_celeba", {"attributes": "Smilling"}, ["did you mean Smiling?"]),
         ("eval_celeba", {"split": "val"}, ["no row is in the val split"]),
-        ("eval_celeba", {"confidence": "1.5"}, ["--confidence", "between 0 and 1"]),
+        ("eval_celeba", {"confidence": "1.5"}, ["--confidence", "at most 1"]),
         ("eval_celeba", {"timestep_range": ("500", "500")}, ["--timestep_range 500 500"]),
         ("eval_celeba", {"method": "gc"}, ["no checkpoint-*", "celeba-gc"]),
     ],

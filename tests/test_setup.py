@@ -9,7 +9,7 @@ import threading
 import pytest
 import torch
 from conftest import ROOT, UNET, write_clevr
-from test_scripts import check_refused, free_port, no_model, train_args  # noqa: F401 (fixtures)
+from test_scripts import check_refused, free_port, train_args  # noqa: F401 (fixtures)
 
 import igm.setup
 from igm.dry_run import activation_bytes, describe_evaluation

@@ -108,7 +108,7 @@ def test_resumed_run_equals_a_straight_one(make_denoiser, tmp_path, kind, accumu
     resumed = Latents()
     run(make_denoiser, tmp_path / "killed", resume_from_checkpoint="latest", dataset=resumed, **options)
     assert_equal(tmp_path / "killed" / "checkpoint-4", tmp_path / "straight" / "checkpoint-4")
-    assert len(resumed.seen) == 1 + 2 * 2 * accumulation  # one for its shape; goes on in the data, and reads none twice
+    assert len(resumed.seen) == 2 + 2 * 2 * accumulation  # two for its shape and kind; it goes on in the data
     middle, end = (contents(tmp_path / "killed" / f"checkpoint-{step}") for step in (2, 4))
     for part in ("unet2dconditionmodel/", "unet2dconditionmodel_ema/", "optimizer/"):
         assert any(not torch.equal(middle[name], end[name]) for name in middle if name.startswith(part))

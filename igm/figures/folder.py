@@ -30,10 +30,11 @@ def redraw(folder: str | Path, max_images: int = 24) -> list[Path]:
     """
     folder = Path(folder)
     options = read_options(folder)
-    kind = {"celeba": "attributes", "animals": "labels"}.get(options.get("task"), "positions")
     groups: dict[str, list[dict[str, Any]]] = {}
     for record in read_results(folder):
         groups.setdefault(record["group"], []).append(record)
+    kind = "attributes" if any("concept_names" in r for records in groups.values() for r in records) else "positions"
+    kind = "labels" if options.get("task") == "animals" else kind
     written = []
     for group, records in groups.items():
         shown = records[:max_images]
