@@ -16,6 +16,7 @@ from data import DataError
 from data.animals import Animals
 from data.pictures import Pictures
 from igm import UserError
+from igm.dry_run import describe_evaluation
 from igm.evaluation import Infer, evaluate, finish
 from igm.inference.diffusion_classifier import combinations, infer_dc_variant, infer_diffusion_classifier
 from igm.inference.discrete import Subsets, infer_discrete
@@ -24,6 +25,7 @@ from igm.options import (
     add_evaluation_options,
     add_run_options,
     best_device,
+    compiler_works,
     determining,
     int_range,
     new_parser,
@@ -188,6 +190,11 @@ def main() -> None:
     checkpoint = choose_checkpoint(options)
     denoiser = load_model(options, checkpoint)
     set_resolution(options, denoiser, [dataset])
+    options.batch_size = options.batch_size or denoiser.rows_at_once
+    if options.dry_run:
+        return describe_evaluation(options, denoiser, {"all": dataset})
+    if options.compile and compiler_works(denoiser.device):
+        denoiser.compile_network()
     for method in options.method:
         output_dir = Path(options.output_dir) / options.tracker_project_name / f"eval-{method}"
         summary = evaluate(
@@ -200,7 +207,7 @@ def main() -> None:
             options=determining(options, DETERMINING),
             checkpoint=checkpoint,
             images_per_batch=options.images_per_batch,
-            batch_size=options.batch_size or denoiser.rows_at_once,
+            batch_size=options.batch_size,
             resume=options.resume,
         )
         if summary:

@@ -12,6 +12,7 @@ from pathlib import Path
 from data import DataError
 from data.celeba import DEFAULT_ATTRIBUTES, DOMAINS, SPLITS, CelebA, all_concepts
 from data.samples import sample_faces
+from igm.dry_run import describe_evaluation
 from igm.evaluation import Infer, evaluate, finish
 from igm.inference.discrete import OneOfEach, infer_discrete
 from igm.inference.joint import infer_classifier, infer_joint
@@ -114,6 +115,8 @@ def main() -> None:
     model = load_denoiser(options, checkpoint, cond_size=2 * len(attributes), model_class=model_class)
     check_task(model, TASKS[options.method], attributes, checkpoint)
     set_resolution(options, model, groups.values())
+    if options.dry_run:
+        return describe_evaluation(options, model, groups)
     output_dir = Path(options.output_dir) / options.tracker_project_name / f"eval-{options.method}"
     summary = evaluate(
         model,

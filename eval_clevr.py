@@ -14,6 +14,7 @@ from data import DataError
 from data.clevr import Clevr
 from data.pictures import Pictures
 from data.samples import sample_root
+from igm.dry_run import describe_evaluation
 from igm.evaluation import Infer, animate, evaluate, finish
 from igm.inference.counting import infer_count
 from igm.inference.gradient import infer_gradient
@@ -150,8 +151,11 @@ def main() -> None:
     groups = load_groups(options)  # before the model: mistakes in the data show at once
     denoiser = load_denoiser(options, checkpoint, cond_size=2)
     set_resolution(options, denoiser, groups.values())
+    if options.dry_run:
+        return describe_evaluation(options, denoiser, groups)
     infer = choose_method(options, denoiser)
-    output_dir = Path(options.output_dir) / options.tracker_project_name / f"eval-{options.method}"
+    name = f"eval-{options.method}" + "-count" * (options.count == "infer") + "-images" * bool(options.images)
+    output_dir = Path(options.output_dir) / options.tracker_project_name / name
     summary = evaluate(
         denoiser,
         groups,

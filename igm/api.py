@@ -20,10 +20,13 @@ from data.images import decode_image, image_to_tensor
 from igm import UserError
 from igm.evaluation import encode_images
 from igm.figures import as_pil
+from igm.inference import Inferred, Posterior
 from igm.inference.counting import infer_count
+from igm.inference.discrete import OneOfEach, Subsets, infer_discrete
 from igm.inference.pursuit import infer_pursuit, settings_of
 from igm.options import ROOT, best_device
 from models.denoiser import Denoiser
+from models.stable_diffusion import StableDiffusion
 
 Picture = str | Path | Image.Image | np.ndarray | torch.Tensor
 
@@ -42,53 +45,39 @@ class Scene:
     error: float
 
 
-class PositionModel:
-    """Finds the objects in pictures with a trained denoiser; see `load_model`."""
+@dataclass
+class Labels:
+    """What a picture shows: the names of its classes, or of the attributes that hold; how sure that is of all others."""
+
+    names: list[str]
+    confidence: float
+    error: float
+
+
+class PictureModel:
+    """A trained denoiser that understands pictures; see `load_model`."""
 
     def __init__(self, denoiser: Denoiser):
         self.denoiser = denoiser
 
-    def __call__(
-        self, pictures: Picture | Sequence[Picture], num_objects: int | Sequence[int] | None = None, **settings: Any
-    ) -> Scene | list[Scene]:
-        """Infer one picture, or several together.
+    def __call__(self, pictures: Picture | Sequence[Picture], *concepts: Any, **settings: Any) -> Any:
+        """Infer one picture, or several together; further arguments and the result are those of `infer`.
 
         Args:
             pictures: a file, PIL image, array (H, W, 3) of bytes, or tensor (3, H, W) in [-1, 1]; or a list of such, or
-                a tensor (B, 3, H, W).
-            num_objects: how many objects there are, if it is known: one number, or one for each picture.
-            settings: of `infer_count`, or of `infer_pursuit` where the number is known (seed, num_draws, ...).
-
-        Returns:
-            a Scene, or a list of them for several pictures.
+                a tensor (B, 3, H, W), for which a list is returned.
 
         Raises:
-            DataError: a file that is not a picture. UserError: numbers and pictures do not agree.
+            DataError: a file that is not a picture. UserError: the other arguments do not fit.
         """
         single = isinstance(pictures, str | Path | Image.Image) or getattr(pictures, "ndim", 4) == 3
         pixels = torch.stack([self.read(picture) for picture in ([pictures] if single else pictures)])  # (B, 3, R, R)
-        settings = settings_of(self.denoiser.meta) | settings
-        posterior = encode_images(self.denoiser, pixels)
-        if num_objects is None:
-            found = infer_count(self.denoiser, posterior, **settings)
-        else:
-            counts = [num_objects] * len(pixels) if isinstance(num_objects, int) else list(num_objects)
-            if len(counts) != len(pixels) or min(counts) < 1:
-                raise UserError(
-                    f"num_objects {num_objects} for {len(pixels)} pictures: give one positive number for each"
-                )
-            found = infer_pursuit(self.denoiser, posterior, torch.tensor(counts), **settings)
-        scenes = [
-            Scene(
-                positions=found.conds[i, : int(k)].cpu().numpy(),
-                count=int(k),
-                confidence=float(found.confidence[i]),
-                object_confidence=np.array(found.extra["records"]["object_confidence"][i]),
-                error=float(found.error[i]),
-            )
-            for i, k in enumerate(found.num_concepts)
-        ]
-        return scenes[0] if single else scenes
+        found = self.infer(encode_images(self.denoiser, pixels), *concepts, **settings)
+        return found[0] if single else found
+
+    def infer(self, posterior: Posterior, **settings: Any) -> list:
+        """One result per picture."""
+        raise NotImplementedError
 
     def read(self, picture: Picture) -> torch.Tensor:
         """Pixels (3, R, R) in [-1, 1] of a picture, squeezed to the model's square."""
@@ -101,11 +90,107 @@ class PositionModel:
         return image_to_tensor(image, self.denoiser.resolution)
 
 
-def load_model(checkpoint: str | Path | None = None, device: str | torch.device | None = None) -> PositionModel:
-    """A model from a checkpoint folder or hub id; default the shipped one for CLEVR, on the best device there is.
+class PositionModel(PictureModel):
+    """Finds the objects of a scene."""
+
+    def infer(
+        self, posterior: Posterior, num_objects: int | Sequence[int] | None = None, **settings: Any
+    ) -> list[Scene]:
+        """Positions, and their number where it is not given.
+
+        Args:
+            num_objects: one number, or one for each picture. settings: of `infer_count` or `infer_pursuit`.
+        """
+        settings = settings_of(self.denoiser.meta) | settings
+        if num_objects is None:
+            found = infer_count(self.denoiser, posterior, **settings)
+        else:
+            counts = [num_objects] * len(posterior) if isinstance(num_objects, int) else list(num_objects)
+            if len(counts) != len(posterior) or min(counts) < 1:
+                raise UserError(
+                    f"num_objects {num_objects} for {len(posterior)} pictures: one positive number for each"
+                )
+            found = infer_pursuit(self.denoiser, posterior, torch.tensor(counts), **settings)
+        return [
+            Scene(
+                positions=found.conds[i, : int(k)].cpu().numpy(),
+                count=int(k),
+                confidence=float(found.confidence[i]),
+                object_confidence=np.array(found.extra["records"]["object_confidence"][i]),
+                error=float(found.error[i]),
+            )
+            for i, k in enumerate(found.num_concepts)
+        ]
+
+
+class AttributeModel(PictureModel):
+    """Tells which attributes a face has."""
+
+    def infer(self, posterior: Posterior, **settings: Any) -> list[Labels]:
+        """The attributes that hold. settings: of `infer_discrete` (num_draws, confidence, seed, ...)."""
+        names = self.denoiser.meta["attributes"]
+        values = torch.eye(2 * len(names))
+        settings = {"num_draws": 200} | settings
+        found = infer_discrete(self.denoiser, posterior, values, OneOfEach([2] * len(names)), **settings)
+        has = [
+            [name for name, member in zip(names, chosen, strict=True) if member % 2] for chosen in found.extra["chosen"]
+        ]
+        return as_labels(found, has)
+
+
+class PromptModel(PictureModel):
+    """Tells which of some classes a picture shows, zero-shot, with a text-to-image model."""
+
+    def infer(
+        self,
+        posterior: Posterior,
+        classes: Sequence[str],
+        num_objects: int | tuple[int, int] = 1,
+        prompt: str = "a photo of a {}",
+        **settings: Any,
+    ) -> list[Labels]:
+        """The classes shown.
+
+        Args:
+            classes: names to choose from. num_objects: how many are shown, or from how many to how many.
+            settings: of `infer_discrete` (num_draws, confidence, seed, ...).
+        """
+        sizes = (num_objects, num_objects) if isinstance(num_objects, int) else tuple(num_objects)
+        prompts = self.denoiser.encode_prompts([prompt.format(name) for name in classes])  # (M, L, D)
+        meta = self.denoiser.meta
+        settings = {"num_draws": 200, "batch_size": self.denoiser.rows_at_once} | settings
+        settings = {"t_range": tuple(meta.get("t_range", (0, self.denoiser.num_timesteps)))} | settings
+        found = infer_discrete(self.denoiser, posterior, prompts, Subsets(len(classes), sizes), **settings)
+        return as_labels(found, [[classes[member] for member in chosen] for chosen in found.extra["chosen"]])
+
+
+def as_labels(found: Inferred, names: list[list[str]]) -> list[Labels]:
+    """Names found in each picture, with confidence and error."""
+    rows = zip(names, found.confidence.tolist(), found.error.tolist(), strict=True)
+    return [Labels(own, confidence, error) for own, confidence, error in rows]
+
+
+def load_model(
+    checkpoint: str | Path | None = None, device: str | torch.device | None = None
+) -> PositionModel | AttributeModel | PromptModel:
+    """A model of the kind that a checkpoint is for, on the best device there is.
+
+    Args:
+        checkpoint: folder of a trained model; folder or hub id of a Stable Diffusion pipeline. Default: the shipped
+            model for CLEVR.
 
     Raises:
         ModelError: not found, or not usable.
     """
-    denoiser = Denoiser.from_pretrained(checkpoint or ROOT / "models" / "pretrained" / "clevr-mini")
-    return PositionModel(denoiser.to(device or best_device()))
+    checkpoint = checkpoint or ROOT / "models" / "pretrained" / "clevr-mini"
+    device = device or best_device()
+    if is_pipeline(checkpoint):
+        return PromptModel(StableDiffusion.from_pretrained(checkpoint, device=device))
+    denoiser = Denoiser.from_pretrained(checkpoint).to(device)
+    return (AttributeModel if denoiser.meta.get("task") == "celeba" else PositionModel)(denoiser)
+
+
+def is_pipeline(checkpoint: str | Path) -> bool:
+    """Whether a folder, or a repository that is no folder here, is a text-to-image pipeline rather than a checkpoint."""
+    folder = Path(checkpoint)
+    return (folder / "model_index.json").is_file() if folder.is_dir() else not folder.exists()

@@ -15,15 +15,9 @@ class Noise:
     t: torch.Tensor
     eps: torch.Tensor
 
-    def __len__(self) -> int:
-        return len(self.t)
-
     def to(self, device: torch.device | str) -> "Noise":
         """The same draws on another device."""
         return Noise(self.t.to(device), self.eps.to(device))
-
-    def __getitem__(self, rows) -> "Noise":
-        return Noise(self.t[rows], self.eps[rows])
 
 
 def draw_noise(

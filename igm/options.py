@@ -19,7 +19,7 @@ from models import ModelError
 from models.codec import DEFAULT_MODEL
 from models.denoiser import Denoiser, check_resolution
 from models.sampling import SCHEDULERS
-from models.unet import read_config
+from models.unet import one_line, read_config
 
 ROOT = Path(__file__).resolve().parent.parent  # the project folder: configs/ and models/pretrained/ are in it
 
@@ -274,6 +274,7 @@ def add_evaluation_options(parser: argparse.ArgumentParser, *, averaged: bool = 
     group.add_argument("--device", help="cuda, mps or cpu (default: the best there is)")
     group.add_argument("--resume", action="store_true", help="skip the images that results.jsonl has")
     group.add_argument("--no_figures", action="store_true", help="records and summary only")
+    group.add_argument("--compile", action="store_true", help="torch.compile the network: for many images on a GPU")
 
 
 def find_model(options: argparse.Namespace, shipped: str | None) -> str:
@@ -322,7 +323,10 @@ def load_denoiser(options: argparse.Namespace, checkpoint: str, cond_size: int, 
             "name a checkpoint of this task"
         )
     note_other_config(options, denoiser)
-    return denoiser.to(device)
+    denoiser.to(device)
+    if options.compile and compiler_works(device):
+        denoiser.compile_network()
+    return denoiser
 
 
 def check_task(model: Denoiser, task: str, attributes: Iterable[str], checkpoint: str) -> None:
@@ -338,6 +342,16 @@ def check_task(model: Denoiser, task: str, attributes: Iterable[str], checkpoint
     trained = model.meta.get("attributes", list(attributes))
     if trained != list(attributes):
         raise ModelError(f"--checkpoint {checkpoint} was trained for --attributes {' '.join(trained)}; pass these")
+
+
+def compiler_works(device: torch.device) -> bool:
+    """Whether torch.compile can make code here; if not, one line says why, and the script goes on without."""
+    try:
+        torch.compile(lambda x: x.sin() + 1)(torch.ones(8, device=device))
+    except Exception as error:  # a missing compiler shows in many ways
+        warn(f"--compile does not work here ({one_line(error)}); going on without")
+        return False
+    return True
 
 
 def note_other_config(options: argparse.Namespace, denoiser: Denoiser) -> None:

@@ -16,7 +16,7 @@ from igm import warn
 from igm.checkpoints import check_same_run, find_checkpoint
 from igm.dry_run import describe, memory_estimate
 from igm.latents import CachedLatents, build_cache, cache_bytes, cache_index, cache_path
-from igm.options import choose_tracker, train_settings, usable_precision
+from igm.options import choose_tracker, compiler_works, train_settings, usable_precision
 from igm.training import TrainSettings, train
 from igm.validation import make_validator
 from models import ModelError
@@ -151,16 +151,6 @@ def describe_training(
         more.append(f"Latents cache: {size:,.1f} MB in {path}, {'there' if path.exists() else 'not built yet'}")
     counts = {"training": len(dataset), "validation": min(options.num_validation_images, len(validation))}
     describe({**vars(options), **dataclasses.asdict(settings)}, counts, denoiser, memory, more)
-
-
-def compiler_works(device: torch.device) -> bool:
-    """Whether torch.compile can make code here; if not, one line says why, and training goes on without."""
-    try:
-        torch.compile(lambda x: x.sin() + 1)(torch.ones(8, device=device))
-    except Exception as error:  # a missing compiler shows in many ways
-        warn(f"--compile does not work here ({one_line(error)}); going on without")
-        return False
-    return True
 
 
 def make_denoiser(options: argparse.Namespace, accelerator: Accelerator, meta: dict) -> Denoiser:

@@ -88,7 +88,7 @@ def train(
     share = Share(
         s.train_batch_size, accelerator.process_index, accelerator.num_processes, s.gradient_accumulation_steps
     )
-    optimizer, ema = prepare(accelerator, denoiser, s)
+    optimizer, ema = prepare(accelerator, denoiser, s, one_token=dataset[0]["conds"].ndim == 2)
     facts = {"seed": s.seed, "images_per_step": share.images_per_step, "dataset_size": len(dataset), **(same_run or {})}
     checkpoint = find_checkpoint(output_dir, s.resume_from_checkpoint) if s.resume_from_checkpoint else None
     step = load_checkpoint(accelerator, checkpoint, facts) if checkpoint else 0
@@ -130,11 +130,15 @@ def train(
 
 
 def prepare(
-    accelerator: Accelerator, denoiser: Denoiser, settings: TrainSettings
+    accelerator: Accelerator, denoiser: Denoiser, settings: TrainSettings, *, one_token: bool = True
 ) -> tuple[torch.optim.Optimizer, EMAModel | None]:
-    """Put the denoiser on its device in the fastest form that it has there; make optimizer and running average."""
+    """Put the denoiser on its device in the fastest form that it has there; make optimizer and running average.
+
+    Args:
+        one_token: every condition is one token (D,); text has several (L, D), and its queries and keys are trained.
+    """
     network, device = denoiser.network.train(), accelerator.device
-    for parameter in idle_parameters(network):
+    for parameter in idle_parameters(network) if one_token else ():
         parameter.requires_grad_(False)  # no gradient reaches these, and DDP would wait for it
     denoiser.to(device)
     if device.type == "cuda":

@@ -121,13 +121,13 @@ class Denoiser(nn.Module):
         index = torch.arange(b, device=x_t.device).repeat_interleave(k)
         return self.predict_pairs(x_t, t, conds.flatten(0, 1), index).unflatten(0, (b, k))
 
-    def encode(self, images: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
-        """Latents x_0 (B, C, H, W) of images (B, 3, R, R) in [-1, 1]: the posterior's mean, or a draw with a generator."""
-        with torch.no_grad():
-            mean, std = self.codec.posterior(images)
-        if generator is None:
-            return mean
-        return mean + std * torch.randn(mean.shape, generator=generator).to(mean)
+    def compile_network(self) -> None:
+        """Let torch.compile make faster code of the network for inference; batches may have any size."""
+        if self.shares_trunk:
+            self.network.encode = torch.compile(self.network.encode, dynamic=True)
+            self.network.decode = torch.compile(self.network.decode, dynamic=True)
+        else:
+            self.network.compile(dynamic=True)
 
     def save_pretrained(self, folder: str | Path, **options) -> None:
         """Write network, scheduler, codec and meta so that `from_pretrained` needs nothing else."""

@@ -6,7 +6,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, SCHEDULER
+from conftest import ROOT, SCHEDULER, UNET
 from PIL import Image
 
 import eval_animal
@@ -391,3 +391,24 @@ def test_pictures_without_labels_get_answers(pipeline, run_main, tmp_path):
         lines = (tmp_path / "out" / "animals" / f"eval-{method}" / "results.jsonl").read_text().splitlines()
         assert [json.loads(line)["num_pred"] for line in lines] == [2, 2]
         assert json.loads(lines[0])["conds_true"] is None
+
+
+def test_training_on_prompts_moves_queries_and_keys(tmp_path):
+    """With several tokens the attention's queries and keys have an effect; with one they have none and stay frozen."""
+    from accelerate import Accelerator
+    from diffusers import DDPMScheduler
+
+    from igm.training import TrainSettings, train
+    from models.denoiser import Denoiser
+    from models.unet import build_network
+
+    prompts = torch.randn(2, 5, 2, generator=torch.Generator().manual_seed(0))
+    latents = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    data = train_animals_mini.SingleAnimals(latents, 0.1 * latents.abs(), torch.tensor([0, 1, 0, 1]), prompts)
+    torch.manual_seed(0)
+    network = build_network(UNET)
+    before = {name: p.clone() for name, p in network.named_parameters() if "attn2.to_q" in name or "attn2.to_k" in name}
+    settings = TrainSettings(max_train_steps=2, train_batch_size=2, learning_rate=1e-2)
+    train(Accelerator(cpu=True), Denoiser(network, DDPMScheduler.from_config(SCHEDULER)), data, tmp_path, settings)
+    after = dict(network.named_parameters())
+    assert before and all(not torch.equal(after[name], p) for name, p in before.items())

@@ -14,7 +14,7 @@ from models import ModelError
 from models.codec import KLCodec, PatchPCA, codec_fingerprint, load_codec
 from models.denoiser import Denoiser, build_denoiser, check_codec, check_resolution, load_network, load_scheduler
 from models.sampling import SCHEDULERS, CompositionPipeline
-from models.unet import PositionUNet, build_network, cond_size, read_config
+from models.unet import SharedTrunkUNet, build_network, cond_size, read_config
 
 CONFIGS = sorted((ROOT / "configs").glob("*/unet/config.json"))
 
@@ -139,7 +139,7 @@ def test_every_config_builds(config):
         assert round(count / 1e6, 1) == 134.6  # the published size
         assert cond_size(network.config) == {"clevr-2D-pos": 2, "celeba": 6}[folder.name]
     else:
-        assert isinstance(network, PositionUNet) and count < 8e6
+        assert isinstance(network, SharedTrunkUNet) and count < 8e6
     scheduler = load_scheduler(folder / "scheduler" / "scheduler_config.json")
     assert len(scheduler.alphas_cumprod) == 1000
     assert scheduler.config.prediction_type in (
@@ -272,14 +272,15 @@ def test_kl_codec_scales_by_the_factor(tiny_vae_dir):
         torch.testing.assert_close(codec.decode(mean), vae.decode(posterior.mean).sample)
 
 
-def test_encode_draws_from_the_posterior(make_denoiser, tiny_vae_dir):
-    denoiser = make_denoiser("unet", codec=load_codec(tiny_vae_dir))
-    images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    mean, std = denoiser.codec.posterior(images)
-    assert torch.equal(denoiser.encode(images), mean)
-    drawn = denoiser.encode(images, torch.Generator().manual_seed(1))
-    noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(1))
-    torch.testing.assert_close(drawn, mean + std * noise)
+@pytest.mark.parametrize("kind", ["unet", "position_unet"])
+def test_compiled_network_gives_the_same_numbers(make_denoiser, inputs, kind, monkeypatch):
+    denoiser = make_denoiser(kind)
+    expected = denoiser.predict_pairs(*inputs)
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, **options: real(f, backend="eager", **options))
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **options: setattr(self, "_compiled_call_impl", None))
+    denoiser.compile_network()
+    torch.testing.assert_close(denoiser.predict_pairs(*inputs), expected)
 
 
 # Files

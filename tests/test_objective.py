@@ -5,7 +5,7 @@ import torch
 
 from igm.batches import step_generator
 from igm.inference import Posterior, draw_for_images, image_generators
-from igm.objective import Noise, draw_noise, offset_noise, snr_weights
+from igm.objective import draw_noise, offset_noise, snr_weights
 
 
 def generator(seed=0):
@@ -15,7 +15,7 @@ def generator(seed=0):
 @pytest.mark.parametrize("stratified", [False, True])
 def test_timesteps_fill_the_half_open_range(stratified):
     noise = draw_noise(4000, (1, 1, 1), (100, 110), generator(), stratified=stratified)
-    assert len(noise) == 4000 and noise.t.dtype == torch.long
+    assert len(noise.t) == 4000 and noise.t.dtype == torch.long
     counts = torch.bincount(noise.t - 100, minlength=10)
     assert len(counts) == 10 and (counts > 300).all() and (counts < 500).all()
 
@@ -50,12 +50,6 @@ def test_noise_is_standard_normal_and_repeats():
     assert abs(first.eps.mean()) < 0.05 and abs(first.eps.std() - 1) < 0.05
     assert torch.equal(first.eps, again.eps) and torch.equal(first.t, again.t)
     assert not torch.equal(first.eps, other.eps)
-
-
-def test_noise_rows():
-    noise = Noise(torch.arange(5), torch.arange(5.0).view(5, 1, 1, 1))
-    part = noise[torch.tensor([3, 1])]
-    assert part.t.tolist() == [3, 1] and part.eps.flatten().tolist() == [3, 1] and len(noise.to("cpu")) == 5
 
 
 def test_offset_noise_shifts_whole_channels():

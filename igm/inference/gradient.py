@@ -50,32 +50,22 @@ def infer_gradient(
         FloatingPointError: a prediction is not finite.
     """
     numbers = image_numbers or list(range(len(posterior)))
-    starts = image_generators(seed, numbers, stream=0)
-    noises = image_generators(seed, numbers, stream=1)
-    b, r, k, d = len(posterior), num_inits, int(num_concepts.max()), denoiser.cond_size
-    device = posterior.mean.device
-    conds = torch.full((b, r, k, d), START_MEAN)
-    for i, (generator, own) in enumerate(zip(starts, num_concepts.tolist(), strict=True)):
-        conds[i, :, :own] += START_STD * torch.stack([torch.randn(own, d, generator=generator) for _ in range(r)])
-    conds = conds.clamp(0, 1).to(device)  # (B, R, K, D)
-    real = torch.arange(k, device=device) < num_concepts.to(device)[:, None, None]  # (B, 1, K)
-    pairs = Pairs(real.expand(b, r, k))
-    optimizer = torch.optim.AdamW([conds], lr=learning_rate, weight_decay=0.0)  # elementwise: rows never mix
-    trajectory = [conds.to("cpu", copy=True)] if record_every else []
-    for step in range(num_steps):
-        if step % STEPS_PER_DRAW == 0:
-            steps = min(STEPS_PER_DRAW, num_steps - step)
-            draws = draw_for_images(posterior, steps, t_range, noises, stratified=False)
-        now = step % STEPS_PER_DRAW
-        _, gradient = composition_gradient(
-            denoiser, draws.x_0[:, now], draws.t[:, now], draws.eps[:, now], conds, pairs, batch_size
-        )
-        conds.grad = clip_norm(gradient, CLIP_NORM)
-        optimizer.step()
-        conds.clamp_(0, 1)
-        if record_every and (step + 1) % record_every == 0:
-            trajectory.append(conds.to("cpu", copy=True))
-
+    b, r, device = len(posterior), num_inits, posterior.mean.device
+    conds = first_positions(num_concepts, r, denoiser.cond_size, image_generators(seed, numbers, stream=0)).to(device)
+    real = torch.arange(conds.shape[2], device=device) < num_concepts.to(device)[:, None, None]  # (B, 1, K)
+    pairs = Pairs(real.expand(conds.shape[:3]))
+    trajectory = descend(
+        denoiser,
+        posterior,
+        conds,
+        pairs,
+        num_steps=num_steps,
+        learning_rate=learning_rate,
+        t_range=t_range,
+        batch_size=batch_size,
+        generators=image_generators(seed, numbers, stream=1),
+        record_every=record_every,
+    )
     errors = score_starts(denoiser, posterior, conds, pairs, t_range, num_draws, batch_size, seed, numbers)  # (B, R)
     best = errors.argmin(1)  # (B,)
     rows = num_concepts.to(device) * r
@@ -88,6 +78,50 @@ def infer_gradient(
         trajectory=torch.stack(trajectory) if trajectory else None,
         extra={"errors": errors, "best": best},
     )
+
+
+def first_positions(
+    num_concepts: torch.Tensor, num_inits: int, cond_size: int, generators: list[torch.Generator]
+) -> torch.Tensor:
+    """Starts (B, R, K, D): normal around the middle, each image's from its own generator, padding at the middle."""
+    conds = torch.full((len(num_concepts), num_inits, int(num_concepts.max()), cond_size), START_MEAN)
+    for row, generator, k in zip(conds, generators, num_concepts.tolist(), strict=True):
+        row[:, :k] += START_STD * torch.stack(
+            [torch.randn(k, cond_size, generator=generator) for _ in range(num_inits)]
+        )
+    return conds.clamp(0, 1)
+
+
+def descend(
+    denoiser: Denoiser,
+    posterior: Posterior,
+    conds: torch.Tensor,
+    pairs: "Pairs",
+    *,
+    num_steps: int,
+    learning_rate: float,
+    t_range: tuple[int, int],
+    batch_size: int,
+    generators: list[torch.Generator],
+    record_every: int,
+) -> list[torch.Tensor]:
+    """Adam on conds (B, R, K, D), in place, one draw per image and step; returns the recorded positions."""
+    optimizer = torch.optim.AdamW([conds], lr=learning_rate, weight_decay=0.0)  # elementwise: rows never mix
+    trajectory = [conds.to("cpu", copy=True)] if record_every else []
+    for step in range(num_steps):
+        now = step % STEPS_PER_DRAW
+        if now == 0:
+            steps = min(STEPS_PER_DRAW, num_steps - step)
+            draws = draw_for_images(posterior, steps, t_range, generators, stratified=False)
+        _, gradient = composition_gradient(
+            denoiser, draws.x_0[:, now], draws.t[:, now], draws.eps[:, now], conds, pairs, batch_size
+        )
+        conds.grad = clip_norm(gradient, CLIP_NORM)
+        optimizer.step()
+        conds.clamp_(0, 1)
+        if record_every and (step + 1) % record_every == 0:
+            trajectory.append(conds.to("cpu", copy=True))
+    return trajectory
 
 
 class Pairs:

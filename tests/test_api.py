@@ -1,0 +1,100 @@
+"""The README's snippets run as they stand; the API takes every kind of picture and says the same about each."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from PIL import Image
+
+from igm import UserError
+from igm.api import AttributeModel, PositionModel, load_model
+
+SNIPPETS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+QUICK = {"num_candidates": 36, "num_draws": 2, "num_steps": 1, "count_draws": 4, "max_objects": 3}
+KNOWN = {name: QUICK[name] for name in ("num_candidates", "num_draws", "num_steps")}
+SCENE = ROOT / "sample_images" / "scene.png"
+
+
+@pytest.mark.parametrize("number", range(len(SNIPPETS)))
+def test_readme_snippets_run(number, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    names: dict = {}
+    for snippet in SNIPPETS[: number + 1]:  # a later one may use what an earlier one imported
+        if snippet is SNIPPETS[number] or "import" in snippet:
+            code = snippet if snippet is SNIPPETS[number] else imports_of(snippet)
+            exec(compile(code, "README.md", "exec"), names)
+    assert capsys.readouterr().out.strip()
+
+
+def imports_of(snippet: str) -> str:
+    return "\n".join(line for line in snippet.splitlines() if line.startswith(("import ", "from ")))
+
+
+def test_there_are_snippets():
+    assert len(SNIPPETS) >= 3
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_model(device="cpu")
+
+
+def test_every_kind_of_picture_gives_the_same(model):
+    image = Image.open(SCENE).convert("RGB")
+    array = np.array(image)
+    pixels = torch.from_numpy(array).permute(2, 0, 1).float() / 127.5 - 1
+    first = model(SCENE, **QUICK)
+    for picture in (str(SCENE), image, array, pixels):
+        scene = model(picture, **QUICK)
+        assert scene.count == first.count
+        np.testing.assert_allclose(scene.positions, first.positions, atol=1e-4)
+    assert first.positions.shape == (first.count, 2) and len(first.object_confidence) == first.count
+
+
+def test_several_pictures_give_a_list(model):
+    image = Image.open(SCENE).convert("RGB")
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1
+    scenes = model(torch.stack([pixels, pixels]), num_objects=[2, 3], **KNOWN)
+    assert [scene.count for scene in scenes] == [2, 3]
+    assert [s.count for s in model([SCENE, image], num_objects=1, **KNOWN)] == [1, 1]
+    with pytest.raises(UserError, match="2 pictures"):
+        model([SCENE, image], num_objects=[1], **KNOWN)
+
+
+def test_positions_are_where_the_objects_are(model):
+    """The sample scene shows five objects; these are their centres as its generator wrote them."""
+    true = np.array([[0.475, 0.2812], [0.2292, 0.45], [0.5333, 0.6312], [0.3792, 0.3812], [0.6208, 0.5625]])
+    found = model(SCENE, num_objects=len(true), num_steps=10)
+    distances = np.linalg.norm(found.positions[:, None] - true[None], axis=2)
+    assert (distances.min(0) < 0.05).sum() >= len(true) - 1
+
+
+def test_a_checkpoint_for_attributes_names_those_that_hold(make_denoiser, tmp_path):
+    class Knows:
+        """Predicts the target for the right value of each attribute, and something else for the wrong one."""
+
+        meta = {"attributes": ["Smiling", "Eyeglasses", "Male"]}
+
+        def add_noise(self, x_0, eps, t):
+            return eps
+
+        target = add_noise
+
+        def share(self, x_t, t):
+            return (x_t,)
+
+        def predict_shared(self, shared, conds, index):
+            right = torch.isin(conds.argmax(1), torch.tensor([1, 2, 5]))  # Smiling yes, Eyeglasses no, Male yes
+            return shared[0][index] + (~right).float()[:, None, None, None]
+
+    from igm.inference import Posterior
+
+    posterior = Posterior(torch.zeros(2, 1, 4, 4), torch.zeros(2, 1, 4, 4))
+    found = AttributeModel(Knows()).infer(posterior, num_draws=4)
+    assert [labels.names for labels in found] == [["Smiling", "Male"]] * 2
+
+
+def test_model_kind_follows_the_checkpoint(model):
+    assert isinstance(model, PositionModel)

@@ -1,0 +1,97 @@
+"""Evaluation with an unknown number of objects, on one's own pictures, with little memory; what would be done."""
+
+import shutil
+
+import pytest
+import torch
+from PIL import Image
+from test_scripts import check_refused, checkpoint, eval_args, records_of  # noqa: F401  (fixtures)
+
+from igm.evaluation import within_memory
+
+
+def test_count_is_inferred_and_recorded(run_main, eval_args, tmp_path):  # noqa: F811
+    args = eval_args("--count", "infer", "--object_counts", "3-5", num_candidates=36, max_objects=4, count_draws=4)
+    code, out, err = run_main("eval_clevr", *args)
+    assert code == 0, err
+    assert "count accuracy" in out
+    folder = tmp_path / "results" / "clevr" / "eval-pursuit-count"
+    for record in records_of(folder):
+        assert 1 <= record["num_pred"] <= len(record["error_by_count"]) <= 4
+        assert len(record["standard_error_by_count"]) == len(record["error_by_count"])
+        assert len(record["object_confidence"]) == record["num_pred"] and 0 <= record["confidence"] <= 1
+        assert record["count_draws"] == 4
+
+
+def test_own_pictures_have_no_scores(run_main, eval_args, clevr_root, tmp_path):  # noqa: F811
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    Image.open(clevr_root / "images" / "val" / "CLEVR_val_000000.png").convert("RGB").save(pictures / "one.jpg")
+    shutil.copy(clevr_root / "images" / "val" / "CLEVR_val_000001.png", tmp_path / "two.png")
+    (pictures / "notes.txt").write_text("not a picture")
+    given = ["--images", pictures, tmp_path / "two.png"]
+    code, _, err = run_main("eval_clevr", *eval_args("--num_objects", 2), *given)
+    assert code == 0, err
+    folder = tmp_path / "results" / "clevr" / "eval-pursuit-images"
+    records = records_of(folder)
+    assert [r["image_id"] for r in records] == ["one", "two"]
+    assert all(r["conds_true"] is None and r["num_true"] is None and r["num_pred"] == 2 for r in records)
+    assert (folder / "figures" / "positions_images.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("flags", "parts"),
+    [
+        (["--images", "nowhere"], ["--images nowhere", "exist"]),
+        (["--images", "."], ["--count infer", "--num_objects"]),
+        (["--count", "infer", "--method", "gradient"], ["--count infer", "pursuit"]),
+        (["--count", "infer", "--max_objects", "0"], ["--max_objects"]),
+        (["--count", "infer", "--count_draws", "0"], ["--count_draws"]),
+        (["--confidence", "0.9"], ["--confidence", "--count infer"]),
+        (["--count", "infer", "--confidence", "1.5"], ["--confidence"]),
+        (["--num_draws", "0"], ["--num_draws"]),
+    ],
+)
+def test_mistakes(run_main, eval_args, no_model, flags, parts):  # noqa: F811
+    more = ["--num_objects", 2] if "nowhere" in flags else []
+    code, _, err = run_main("eval_clevr", *eval_args(), *flags, *more)
+    check_refused(code, err, *parts)
+
+
+def test_folder_without_pictures(run_main, eval_args, tmp_path, no_model):  # noqa: F811
+    (tmp_path / "empty").mkdir()
+    code, _, err = run_main("eval_clevr", *eval_args("--num_objects", 2), "--images", tmp_path / "empty")
+    check_refused(code, err, tmp_path / "empty")
+
+
+def test_dry_run_says_what_would_be_done(run_main, eval_args, tmp_path):  # noqa: F811
+    code, out, err = run_main("eval_clevr", *eval_args("--dry_run"))
+    assert code == 0, err
+    assert "num_candidates: 16" in out and "2 3-5 images" in out and "nothing was computed" in out
+    assert not (tmp_path / "results").exists()
+
+
+def test_too_little_memory_halves_the_batch_and_says_so_once(capsys):
+    sizes = []
+
+    def infer(value, batch_size):
+        sizes.append(batch_size)
+        if batch_size > 20:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+        return value
+
+    roomy = within_memory(infer, 64)
+    assert roomy(1) == 1 and roomy(2) == 2
+    assert sizes == [64, 32, 16, 16]
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2 and "--batch_size 64" in lines[0] and "16" in lines[1]
+
+
+def test_other_errors_and_the_last_row_are_not_hidden():
+    def infer(batch_size):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory" if batch_size < 8 else "shapes do not match")
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        within_memory(infer, 8)()
+    with pytest.raises(RuntimeError, match="allocate"):
+        within_memory(infer, 4)()
