@@ -292,6 +292,7 @@ def test_attribute_sheet_and_bars_from_records(tmp_path):
         folder.mkdir()
         record = {**base, "image_id": "1", "group": "male", "conds_pred": [eye[i] for i in pred]}
         (folder / "results.jsonl").write_text(json.dumps(record) + "\n")
+        (folder / "options.json").write_text(json.dumps({"task": "celeba"}))
         paths = redraw(folder)
         assert [p.name for p in paths] == ["attributes_male.png", "accuracy.png"]
         pixels = np.asarray(Image.open(paths[0]).convert("RGB")).astype(int)
