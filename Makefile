@@ -7,6 +7,7 @@ STAMP := .venv/.installed
 
 demo: $(STAMP)
 	$(BIN)/python eval_clevr.py
+	$(BIN)/python eval_celeba.py
 	$(BIN)/python eval_animal.py --checkpoint animals-mini
 
 test: lint

@@ -64,13 +64,15 @@ def parse_options() -> argparse.Namespace:
     group.add_argument("--method", choices=list(RUNS), default="discrete", help="gc, resnet: the paper's baselines")
     group.add_argument("--num_draws", type=positive, help=f"noise draws (default 1000, drawn faces {SAMPLE_DRAWS})")
     group.add_argument("--confidence", type=probability, help="stop drawing for an image that is so sure, such as 0.99")
-    group.add_argument("--timestep_range", type=int, nargs=2, default=(0, 1000), metavar=("LOW", "HIGH"))
+    group.add_argument(
+        "--timestep_range", type=int, nargs=2, metavar=("LOW", "HIGH"), help="default: the checkpoint's, or 0 1000"
+    )
     add_model_options(parser, "celeba")
     add_evaluation_options(parser)
     add_run_options(parser)
     parser.set_defaults(unet_config=None)  # the checkpoint has its own
     options = parser.parse_args()
-    low, high = options.timestep_range
+    low, high = options.timestep_range or (0, 1000)
     if not 0 <= low < high <= 1000:
         parser.error(f"--timestep_range {low} {high}: must go upwards within 0 to 1000")
     options.tracker_project_name = options.tracker_project_name or RUNS[options.method]
@@ -94,7 +96,7 @@ def choose_method(options: argparse.Namespace, model: Denoiser | Classifier, num
     settings = {
         "num_draws": options.num_draws,
         "confidence": options.confidence,
-        "t_range": tuple(options.timestep_range),
+        "t_range": tuple(options.timestep_range or model.meta.get("timestep_range", (0, 1000))),
         "seed": options.seed,
     }
     method = {
