@@ -80,6 +80,7 @@ class TrainingBatches(Dataset):
     Args:
         dataset: items with `conds`, `mask`, and either `pixel_values` or `posterior_mean` and `posterior_std`.
         latent_shape: (C, H, W). num_timesteps: length of the noise schedule.
+        t_logit_normal: draw timesteps so, stratified over the step's images; see `draw_noise`. Otherwise uniformly.
         static_shapes: pad the P pairs to one of a few sizes, so that compiled code fits the next batch too.
     """
 
@@ -92,11 +93,12 @@ class TrainingBatches(Dataset):
         seed: int,
         *,
         with_offset_noise: bool = False,
+        t_logit_normal: tuple[float, float] | None = None,
         static_shapes: bool = False,
     ):
         self.dataset, self.latent_shape, self.num_timesteps = dataset, latent_shape, num_timesteps
         self.share, self.seed, self.with_offset_noise = share, seed, with_offset_noise
-        self.static_shapes = static_shapes
+        self.t_logit_normal, self.static_shapes = t_logit_normal, static_shapes
         self.order = DataOrder(len(dataset), share, seed)
 
     def __getitem__(self, micro_step: int) -> dict[str, torch.Tensor]:
@@ -111,7 +113,8 @@ class TrainingBatches(Dataset):
         """This micro-step's and process's part of the noise of the whole optimizer step."""
         total, part = self.share.images_per_step, self.share.part(micro_step)
         generator = step_generator(self.seed, micro_step // self.share.accumulation)
-        noise = draw_noise(total, self.latent_shape, (0, self.num_timesteps), generator)
+        timesteps = {"stratified": True, "logit_normal": self.t_logit_normal} if self.t_logit_normal else {}
+        noise = draw_noise(total, self.latent_shape, (0, self.num_timesteps), generator, **timesteps)
         posterior_eps = torch.randn(total, *self.latent_shape, generator=generator)
         if self.with_offset_noise:
             noise.eps = offset_noise(noise.eps, OFFSET_NOISE_STRENGTH, generator)

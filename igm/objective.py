@@ -21,21 +21,32 @@ class Noise:
 
 
 def draw_noise(
-    num: int, shape: tuple[int, ...], t_range: tuple[int, int], generator: torch.Generator, *, stratified: bool = False
+    num: int,
+    shape: tuple[int, ...],
+    t_range: tuple[int, int],
+    generator: torch.Generator,
+    *,
+    stratified: bool = False,
+    logit_normal: tuple[float, float] | None = None,
 ) -> Noise:
-    """Draw timesteps uniformly from [low, high) and standard normal noise.
+    """Draw timesteps from [low, high), uniformly unless asked otherwise, and standard normal noise.
 
     Drawn where the generator lives (the CPU, so that every device gives the same numbers).
 
     Args:
         num: N draws. shape: (C, H, W). stratified: one timestep from each of N equal parts of the range, which lowers
             the variance of a mean over the draws without biasing it.
+        logit_normal: mean and deviation of the logit of the share of the range (Esser et al. 2024, section 3.1): most
+            timesteps are then drawn around sigmoid(mean) of the range.
     """
     low, high = t_range
     if stratified:
         share = (torch.arange(num) + torch.rand(num, generator=generator)) / num
     else:
         share = torch.rand(num, generator=generator)
+    if logit_normal is not None:
+        mean, deviation = logit_normal
+        share = torch.sigmoid(mean + deviation * torch.special.ndtri(share))  # (N,)
     t = (low + share * (high - low)).long().clamp(max=high - 1)  # (N,)
     return Noise(t, torch.randn(num, *shape, generator=generator))
 

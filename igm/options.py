@@ -178,6 +178,13 @@ def add_training_options(parser: argparse.ArgumentParser, **defaults) -> None:
     group.add_argument("--ema_decay", type=float, help="its decay, reached after a warm-up")
     group.add_argument("--offset_noise", action="store_true", help="add one normal number per channel to the noise")
     group.add_argument("--snr_gamma", type=positive_float, help="min-SNR weights of the error; 5 is usual")
+    group.add_argument(
+        "--t_logit_normal",
+        type=float,
+        nargs=2,
+        metavar=("MEAN", "STD"),
+        help="draw timesteps so, as Stable Diffusion 3",
+    )
     group.add_argument("--set_grads_to_none", action=argparse.BooleanOptionalAction, help="instead of zeros")
     group.add_argument("--compile", action="store_true", help="torch.compile, with a few sizes of packed batches")
     group.add_argument("--enable_xformers_memory_efficient_attention", action="store_true", help="needs CUDA, xformers")

@@ -48,6 +48,7 @@ class TrainSettings:
     ema_decay: float = 0.9999
     offset_noise: bool = False
     snr_gamma: float | None = None
+    t_logit_normal: tuple[float, float] | None = None
     set_grads_to_none: bool = True
     seed: int = 0
     compile: bool = False
@@ -167,6 +168,7 @@ def make_loader(
         share,
         settings.seed,
         with_offset_noise=settings.offset_noise,
+        t_logit_normal=settings.t_logit_normal,
         static_shapes=settings.compile,
     )
     first, end = step * share.accumulation, settings.max_train_steps * share.accumulation

@@ -14,7 +14,8 @@ from igm.inference.counting import (
     infer_count,
     weights_with_gains,
 )
-from igm.inference.pursuit import candidate_grid, infer_pursuit
+from igm.inference.pursuit import infer_pursuit
+from igm.inference.sets import candidate_grid
 
 SETTINGS = {"num_candidates": 100, "num_draws": 4, "num_steps": 20, "learning_rate": 1e-2, "min_separation": 0.15}
 SETTINGS |= {"max_objects": 5, "count_draws": 16, "confidence_draws": 8}

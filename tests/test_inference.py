@@ -12,16 +12,8 @@ from igm.evaluation import infer_batch
 from igm.inference import Posterior, draw_for_images, image_generators
 from igm.inference.gradient import Pairs, clip_norm, composition_gradient, infer_gradient
 from igm.inference.pricing import base_members, price_candidates
-from igm.inference.pursuit import (
-    addition_sums,
-    candidate_grid,
-    choose_sets,
-    infer_pursuit,
-    pursue,
-    refine,
-    separating_push,
-    with_gain,
-)
+from igm.inference.pursuit import infer_pursuit, refine, separating_push
+from igm.inference.sets import addition_sums, candidate_grid, choose_sets, divide_cells, pursue, with_gain
 
 
 @pytest.fixture
@@ -55,14 +47,14 @@ def test_gradient_finds_the_minimum(toy):
         assert float(found.error[i]) < 1e-4
 
 
-def test_pursuit_finds_the_grid_point_and_then_the_minimum(toy):
+def test_pursuit_finds_the_fine_grid_point_and_then_the_minimum(toy):
     posterior, counts = scenes(toy)
     on_grid = infer_pursuit(toy, posterior, counts, **{**PURSUIT, "num_steps": 0})
     refined = infer_pursuit(toy, posterior, counts, **{**PURSUIT, "num_steps": 80})
-    grid = {tuple(c) for c in candidate_grid(100).tolist()}
+    grid = {tuple(c) for c in divide_cells(candidate_grid(100), list(range(100))).tolist()}
     for i, true in enumerate(SCENES):
         assert {tuple(c) for c in on_grid.conds[i, : len(true)].tolist()} <= grid
-        assert distance(on_grid.conds[i, : len(true)], true) < 0.11  # a cell is 0.1 wide
+        assert distance(on_grid.conds[i, : len(true)], true) < 0.03  # a part of a cell is 0.025 wide
         assert distance(refined.conds[i, : len(true)], true) < 0.01
     assert (refined.error < on_grid.error).all()
 
@@ -385,7 +377,8 @@ def test_sets_are_chosen_with_the_gain_that_fits_them():
         r = target - effects  # residuals of f_i = effect_i
         choice = choose_sets(r @ r.T / 400, k, everything(20), base)[-1]
         assert sorted(choice.members) == list(range(k)) and choice.gain == gain
-        weights = choice.weights(base, 26)
+        weights = torch.zeros(26).index_fill(0, base, (1 - choice.gain) / 6)
+        weights[choice.members] = choice.gain / k
         assert float(weights.sum()) == pytest.approx(1)
         assert choice.error == pytest.approx(float(((weights @ r) ** 2).mean()), abs=1e-5)
 
@@ -419,6 +412,17 @@ def test_candidate_grid_covers_the_bounds(bounds):
     spacing = torch.cdist(grid, grid).masked_fill(torch.eye(len(grid)).bool(), 9).min()
     assert torch.cdist(corners, grid).min(1).values.max() < spacing
     assert grid[:, 0].min() >= left - 0.031 and grid[:, 1].max() <= bottom + 0.031
+
+
+@pytest.mark.parametrize("bounds", [None, [0.2, 0.3, 0.8, 0.5]])
+def test_divided_cells_tile_the_grid(bounds):
+    """The parts of all cells are the regular grid of a quarter of the spacing."""
+    grid = candidate_grid(12, bounds)
+    xs, ys = (divide_cells(grid, list(range(len(grid))))[:, axis].mul(1e4).round().unique() for axis in (0, 1))
+    assert len(xs) * len(ys) == 16 * len(grid)
+    for parts, axis in ((xs, grid[:, 0]), (ys, grid[:, 1])):
+        spacing = axis.unique().diff()[0]
+        torch.testing.assert_close(parts.diff() / 1e4, (spacing / 4).expand(len(parts) - 1), rtol=0, atol=2e-4)
 
 
 def test_gain_prices_the_explicit_composition(toy):

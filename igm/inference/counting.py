@@ -6,13 +6,13 @@ import torch
 
 from igm import UserError
 from igm.composition import ErrorMatrix
-from igm.inference import Draws, Inferred, Posterior, draw_for_images, image_generators
+from igm.inference import Inferred, Posterior, draw_for_images, image_generators
 from igm.inference.confidence import add_confidence, assess_objects
 from igm.inference.pricing import base_members, price_candidates, price_draws
-from igm.inference.pursuit import candidate_grid, choose_sets, may_stand_together, pad, refine
+from igm.inference.pursuit import find_sets, pad, refine
+from igm.inference.sets import candidate_grid
 from models.denoiser import Denoiser
 
-FINE = 4  # a chosen cell of the grid becomes FINE x FINE positions
 DRAWS_PER_ROUND = 16
 FITTED_GAINS = torch.linspace(0.8, 2.4, 33)
 MOST = 4  # with a confidence asked for, at most so many times the usual draws
@@ -78,7 +78,7 @@ def infer_count(
     matrix, base = price_candidates(denoiser, posterior, candidates, draws, batch_size)
     sets, judged, forward = [], [], []
     for i, generator in enumerate(image_generators(seed, numbers, stream=5)):
-        own, fine_rows = sets_of_every_size(
+        own, _, fine_rows = find_sets(
             denoiser, draws[i], matrix.A[i].cpu(), candidates, max_objects, min_separation, batch_size
         )
         judgement = judge(
@@ -128,43 +128,6 @@ def infer_count(
     )
     add_confidence(found, contributions, penalty, confidence_scale)
     return found
-
-
-def sets_of_every_size(
-    denoiser: Denoiser,
-    draws: Draws,
-    A: torch.Tensor,
-    candidates: torch.Tensor,
-    max_objects: int,
-    min_separation: float,
-    batch_size: int,
-) -> tuple[list[torch.Tensor], int]:
-    """The best set of every size up to `max_objects`, coarse to fine, on one image's draws; and the rows it took.
-
-    The cells of the grid that any size chooses are divided, their parts priced on the same draws, and the sets read off
-    that second matrix.
-
-    Args:
-        draws: of the image alone. A: its error matrix (M, M) over the grid `candidates` (M, 2).
-    """
-    base = base_members(len(candidates))
-    coarse = choose_sets(A, max_objects, may_stand_together(candidates, min_separation), base)
-    cells = sorted({member for choice in coarse for member in choice.members})
-    spacing = torch.stack(
-        [axis.unique().diff().min() if len(axis.unique()) > 1 else axis[0] * 0 for axis in candidates.T]
-    )
-    steps = (torch.arange(FINE) + 0.5) / FINE - 0.5
-    fine = (candidates[cells][:, None] + torch.cartesian_prod(steps, steps) * spacing).flatten(0, 1).clamp(0, 1)
-    dictionary = torch.cat([fine, candidates[base]]).to(draws.x_0.device)
-    matrix = ErrorMatrix(1, len(dictionary), draws.x_0.device)
-    price_draws(denoiser, matrix, 0, draws, dictionary, batch_size)
-    choices = choose_sets(
-        matrix.A[0].cpu(),
-        len(coarse),
-        may_stand_together(fine, min_separation),
-        torch.arange(len(fine), len(dictionary)),
-    )
-    return [fine[choice.members] for choice in choices], len(draws.t) * len(dictionary)
 
 
 def judge(

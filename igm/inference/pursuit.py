@@ -1,19 +1,15 @@
 """Pursuit: a dictionary of positions priced by one error matrix, greedy addition and swaps, then a short refinement."""
 
-import math
-from dataclasses import dataclass
-
 import torch
 
 from igm import UserError
+from igm.composition import ErrorMatrix
 from igm.inference import Draws, Inferred, Posterior, draw_for_images, image_generators
 from igm.inference.confidence import add_confidence, assess_objects
 from igm.inference.gradient import Pairs, clip_norm, composition_gradient
-from igm.inference.pricing import base_members, price_candidates
+from igm.inference.pricing import base_members, price_candidates, price_draws
+from igm.inference.sets import candidate_grid, choose_sets, divide_cells, may_stand_together
 from models.denoiser import Denoiser
-
-GRID_MARGIN = 0.03  # the grid reaches so far beyond the training positions
-GAINS = (1.0, 1.15, 1.3, 1.5, 1.75, 2.0)
 
 
 def settings_of(meta: dict) -> dict:
@@ -24,106 +20,6 @@ def settings_of(meta: dict) -> dict:
         "penalty": meta.get("count_penalty", 0.0),
         "confidence_scale": meta.get("confidence_scale", 1.0),
     }
-
-
-def candidate_grid(num_candidates: int, bounds: list[float] | None = None) -> torch.Tensor:
-    """About `num_candidates` positions on a regular grid over `bounds` (left, top, right, bottom): (M, 2)."""
-    left, top, right, bottom = bounds or (0.0, 0.0, 1.0, 1.0)
-    left, top = max(0.0, left - GRID_MARGIN), max(0.0, top - GRID_MARGIN)
-    right, bottom = min(1.0, right + GRID_MARGIN), min(1.0, bottom + GRID_MARGIN)
-    columns = max(1, round((num_candidates * (right - left) / (bottom - top)) ** 0.5))
-    rows = max(1, round(num_candidates / columns))
-    xs = left + (torch.arange(columns) + 0.5) / columns * (right - left)
-    ys = top + (torch.arange(rows) + 0.5) / rows * (bottom - top)
-    return torch.cartesian_prod(xs, ys)
-
-
-@dataclass
-class Choice:
-    """A set of candidates with the gain of their composition, and its denoising error."""
-
-    error: float
-    gain: float
-    members: list[int]
-
-    def weights(self, base: torch.Tensor, num_candidates: int) -> torch.Tensor:
-        """The composition as weights (M,) on the dictionary; `base`: its base members."""
-        weights = torch.zeros(num_candidates)
-        weights[self.members] = self.gain / len(self.members)
-        return weights.index_add(0, base, torch.full((len(base),), (1 - self.gain) / len(base)))
-
-
-def with_gain(A: torch.Tensor, gain: float, base: torch.Tensor) -> torch.Tensor:
-    """The error matrix (M, M) of the dictionary u + gain (f_i - u), u the mean of the f_i in `base`; exact, no network.
-
-    A mean of K predictions weighs each object 1 / K; a network that was trained with 3 to 5 objects predicts for such
-    weights, so that with more objects each one's part comes out too small. A gain above 1 gives it back. Its weights on
-    the original dictionary still sum to 1.
-    """
-    row = A[base].mean(0)  # <r_i, r_u>
-    constant = (1 - gain) ** 2 * row[base].mean()
-    return constant + gain * (1 - gain) * (row[:, None] + row[None, :]) + gain**2 * A
-
-
-def choose_sets(A: torch.Tensor, num_concepts: int, allowed: torch.Tensor, base: torch.Tensor) -> list[Choice]:
-    """For each K = 1 ... `num_concepts` the set and the gain of the lowest error; fewer if no more are allowed.
-
-    Args:
-        A: error matrix of one image (M, M). base: numbers of the base members.
-        allowed: (F, F), whether two of the first F candidates may stand together; later ones are never chosen.
-    """
-    best: list[Choice] = []
-    for gain in GAINS:
-        scaled = with_gain(A, gain, base)[: len(allowed), : len(allowed)]
-        for k, members in enumerate(pursue(scaled, num_concepts, allowed)):
-            choice = Choice(float(scaled[members][:, members].mean()), gain, members)
-            if k == len(best):
-                best.append(choice)
-            elif choice.error < best[k].error:
-                best[k] = choice
-    return best
-
-
-def pursue(A: torch.Tensor, num_concepts: int, allowed: torch.Tensor, max_swaps: int = 50) -> list[list[int]]:
-    """Find, for every K up to `num_concepts`, candidates whose equal-weight composition has a low error.
-
-    Greedy addition, then swaps of one member at a time until none lowers the error (orthogonal-matching-pursuit style),
-    using that the error of a set S is sum_{i, j in S} A_ij / |S|^2.
-
-    Args:
-        A: error matrix of one image (M, M).
-        allowed: (M, M) bool, whether two candidates may stand together; the diagonal is False.
-
-    Returns:
-        one list of candidate numbers per K = 1 ... `num_concepts`; fewer if no further candidate is allowed.
-    """
-    chosen: list[int] = []
-    sets = []
-    for _ in range(num_concepts):
-        sums = addition_sums(A, [chosen], allowed)[0]  # (M,)
-        best = int(sums.argmin())
-        if sums[best] == math.inf:
-            break
-        chosen = [*chosen, best]
-        now = float(sums[best])
-        for _ in range(max_swaps):
-            rests = [chosen[:i] + chosen[i + 1 :] for i in range(len(chosen))]
-            sums = addition_sums(A, rests, allowed)  # (K, M)
-            out, new = divmod(int(sums.argmin()), len(A))
-            if not sums[out, new] < now - 1e-6 * abs(now):
-                break
-            chosen, now = [*rests[out], new], float(sums[out, new])
-        sets.append(chosen)
-    return sets
-
-
-def addition_sums(A: torch.Tensor, sets: list[list[int]], allowed: torch.Tensor) -> torch.Tensor:
-    """sum_{i, j} A_ij of every set of one size with every candidate added: (S, M), inf where not allowed."""
-    members = torch.tensor(sets, dtype=torch.long)  # (S, K)
-    rows = A[members].sum(1)  # (S, M)
-    own = rows.gather(1, members).sum(1, keepdim=True)  # (S, 1)
-    sums = own + 2 * rows + A.diagonal()
-    return sums.masked_fill(~allowed[members].all(1), math.inf)
 
 
 def refine(
@@ -186,24 +82,36 @@ def separating_push(conds: torch.Tensor, real: torch.Tensor, min_separation: flo
     return (push[..., None] * apart / distance[..., None]).sum(2)
 
 
-def choose_known(A: torch.Tensor, k: int, candidates: torch.Tensor, min_separation: float) -> Choice:
-    """The best set of K candidates, none nearer to each other than `min_separation`.
+def find_sets(
+    denoiser: Denoiser,
+    draws: Draws,
+    A: torch.Tensor,
+    candidates: torch.Tensor,
+    num_concepts: int,
+    min_separation: float,
+    batch_size: int,
+) -> tuple[list[torch.Tensor], list[float], int]:
+    """The best set of every size up to `num_concepts`, coarse to fine, on one image's draws.
 
-    Raises:
-        UserError: so many may not stand together.
+    The cells of the grid that any size chooses are divided, their parts priced on the same draws, and the sets read off
+    that second matrix.
+
+    Args:
+        draws: of the image alone. A: its error matrix (M, M) over the grid `candidates` (M, 2).
+
+    Returns:
+        positions (K, 2) and gain for K = 1, 2, ..., fewer if no more may stand together; the network rows it took.
     """
-    found = choose_sets(A, k, may_stand_together(candidates, min_separation), base_members(len(candidates)))
-    if len(found) < k:
-        raise UserError(
-            f"{k} objects asked for, {len(found)} of the {len(candidates)} candidates may stand together; "
-            "raise --num_candidates or lower --min_separation"
-        )
-    return found[-1]
-
-
-def may_stand_together(candidates: torch.Tensor, min_separation: float) -> torch.Tensor:
-    """(M, M) bool: whether two candidates are at least `min_separation` apart."""
-    return torch.cdist(candidates, candidates) >= max(min_separation, 1e-6)
+    base = base_members(len(candidates))
+    coarse = choose_sets(A, num_concepts, may_stand_together(candidates, min_separation), base)
+    fine = divide_cells(candidates, sorted({member for choice in coarse for member in choice.members}))
+    dictionary = torch.cat([fine, candidates[base]]).to(draws.x_0)
+    matrix = ErrorMatrix(1, len(dictionary), draws.x_0.device)
+    price_draws(denoiser, matrix, 0, draws, dictionary, batch_size)
+    rest = torch.arange(len(fine), len(dictionary))
+    choices = choose_sets(matrix.A[0].cpu(), len(coarse), may_stand_together(fine, min_separation), rest)
+    rows = len(draws.t) * len(dictionary)
+    return [fine[choice.members] for choice in choices], [choice.gain for choice in choices], rows
 
 
 def infer_pursuit(
@@ -229,7 +137,8 @@ def infer_pursuit(
 
     Args:
         denoiser: in eval mode. posterior: B images. num_concepts: (B,), K of each image.
-        num_candidates: M, about; num_draws: N noise draws, stratified over `t_range`; N M network rows per image.
+        num_candidates: M, about; num_draws: N noise draws, stratified over `t_range`; N M network rows per image on the
+            grid, and about as many around the cells that it chooses.
         min_separation: candidates nearer than this exclude each other (objects are never nearer in training data).
         bounds: left, top, right, bottom of the positions in training data; None: the whole image.
         num_steps: refinement steps on the same N draws; learning_rate: theirs, falling to a tenth.
@@ -247,22 +156,32 @@ def infer_pursuit(
     candidates = candidate_grid(num_candidates, bounds)
     draws = draw_for_images(posterior, num_draws, t_range, image_generators(seed, numbers, stream=3), stratified=True)
     matrix, base = price_candidates(denoiser, posterior, candidates, draws, batch_size)
-    choices = [
-        choose_known(matrix.A[i].cpu(), k, candidates, min_separation) for i, k in enumerate(num_concepts.tolist())
-    ]
+    conds, gains, rows = [], [], []
+    for i, k in enumerate(num_concepts.tolist()):
+        sets, own_gains, fine_rows = find_sets(
+            denoiser, draws[i], matrix.A[i].cpu(), candidates, k, min_separation, batch_size
+        )
+        if len(sets) < k:
+            raise UserError(
+                f"{k} objects asked for, {len(sets)} of the {len(candidates)} candidates may stand together; "
+                "raise --num_candidates or lower --min_separation"
+            )
+        conds.append(sets[-1])
+        gains.append(own_gains[-1])
+        rows.append(fine_rows)
     found = refine(
         denoiser,
         draws,
-        pad([candidates[choice.members] for choice in choices]),
+        pad(conds),
         num_concepts,
-        gain=torch.tensor([choice.gain for choice in choices]),
+        gain=torch.tensor(gains),
         base=base,
         min_separation=min_separation,
         num_steps=num_steps,
         learning_rate=learning_rate,
         batch_size=batch_size,
     )
-    found.forward += len(candidates) * num_draws
+    found.forward += len(candidates) * num_draws + torch.tensor(rows).to(found.forward)
     contributions = assess_objects(
         denoiser,
         posterior,
