@@ -61,7 +61,7 @@ def parse_options() -> argparse.Namespace:
     group = parser.add_argument_group("inference")
     group.add_argument("--method", choices=("pursuit", "gradient"), default="pursuit", help="gradient: as published")
     group.add_argument("--learning_rate", type=positive_float, default=4e-3, help="of the positions")
-    group.add_argument("--num_steps", type=positive, help="default: gradient 2000, pursuit's refinement 40")
+    group.add_argument("--num_steps", type=positive, help="default: gradient 2000, pursuit's refinement 15")
     group.add_argument("--num_draws", type=positive, help="default: pursuit 16, gradient's choice of a start 64")
     group.add_argument("--num_inits", type=positive, default=10, help="gradient: starts per image")
     group.add_argument("--timestep_range", type=int, nargs=2, default=(0, 500), metavar=("LOW", "HIGH"))

@@ -393,6 +393,28 @@ def test_pictures_without_labels_get_answers(pipeline, run_main, tmp_path):
         assert json.loads(lines[0])["conds_true"] is None
 
 
+def test_whitening_changes_the_latents_and_not_the_pictures():
+    """Latent channels get mean 0 and unit covariance; what they decode to stays, and so does the noise they come with."""
+    from diffusers import AutoencoderKL
+
+    torch.manual_seed(0)
+    vae = AutoencoderKL(**{**train_animals_mini.VAE, "latent_channels": 3}).eval().requires_grad_(False)
+    images = torch.rand(64, 3, 32, 32) * 2 - 1
+    before = vae.encode(images).latent_dist
+    pictures, noise = vae.decode(before.mean).sample, before.var.movedim(1, -1).flatten(0, 2).mean(0)
+    mixed = vae.post_quant_conv.weight[:, :, 0, 0].clone()
+    train_animals_mini.whiten(vae, images)
+    after = vae.encode(images).latent_dist
+    latents = after.mean.movedim(1, -1).flatten(0, 2)
+    torch.testing.assert_close(latents.mean(0), torch.zeros(3), rtol=0, atol=1e-3)
+    torch.testing.assert_close(torch.cov(latents.T), torch.eye(3), rtol=0, atol=1e-2)
+    torch.testing.assert_close(vae.decode(after.mean).sample, pictures, rtol=0, atol=1e-4)
+    assert vae.config.scaling_factor == 1
+    back = torch.linalg.solve(mixed, vae.post_quant_conv.weight[:, :, 0, 0])  # from whitened channels to the old ones
+    covariance = torch.linalg.inv(back) @ noise.diag() @ torch.linalg.inv(back).T
+    torch.testing.assert_close(after.var.mean((0, 2, 3)), covariance.diagonal(), rtol=1e-3, atol=1e-6)
+
+
 def test_training_on_prompts_moves_queries_and_keys(tmp_path):
     """With several tokens the attention's queries and keys have an effect; with one they have none and stay frozen."""
     from accelerate import Accelerator

@@ -1,5 +1,7 @@
 """Noise draws, their weights, and draws of the posterior."""
 
+import math
+
 import pytest
 import torch
 
@@ -42,6 +44,16 @@ def test_stratified_mean_is_unbiased_and_steadier():
     plain, stratified = means(False), means(True)
     assert abs(stratified.mean() - 249.5) < 2 and abs(plain.mean() - 249.5) < 10
     assert stratified.std() < plain.std() / 4
+
+
+@pytest.mark.parametrize("stratified", [False, True])
+def test_logit_normal_timesteps_follow_their_density(stratified):
+    """Against the distribution's own quantiles: P(t < T sigmoid(mean + z std)) is the normal probability of z."""
+    options = {"stratified": stratified, "logit_normal": (-0.5, 0.8)}
+    t = draw_noise(20_000, (1, 1, 1), (0, 1000), generator(), **options).t
+    for z, below in ((-1.0, 0.1587), (0.0, 0.5), (1.0, 0.8413)):
+        quantile = 1000 / (1 + math.exp(0.5 - 0.8 * z))
+        assert float((t < quantile).double().mean()) == pytest.approx(below, abs=0.01)
 
 
 def test_noise_is_standard_normal_and_repeats():

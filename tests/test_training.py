@@ -197,7 +197,7 @@ def test_batch_larger_than_the_dataset():
         DataOrder(5, Share(3, 0, 2), seed=0)
 
 
-@pytest.mark.parametrize("options", [{}, {"offset_noise": True, "snr_gamma": 5.0}])
+@pytest.mark.parametrize("options", [{}, {"offset_noise": True, "snr_gamma": 5.0, "t_logit_normal": (-0.5, 0.8)}])
 def test_accumulation_equals_a_larger_batch(make_denoiser, tmp_path, options):
     options = {**options, "adam_epsilon": 1e-3}  # differences of 1e-8 in tiny gradients are not blown up
     for name, batch, accumulation in (("small", 2, 2), ("large", 4, 1)):

@@ -44,7 +44,7 @@ def infer_count(
     t_range: tuple[int, int] = (0, 500),
     min_separation: float = 0.05,
     bounds: list[float] | None = None,
-    num_steps: int = 40,
+    num_steps: int = 15,
     learning_rate: float = 4e-3,
     confidence_draws: int = 16,
     confidence_scale: float = 1.0,

@@ -124,7 +124,7 @@ def infer_pursuit(
     t_range: tuple[int, int] = (0, 500),
     min_separation: float = 0.05,
     bounds: list[float] | None = None,
-    num_steps: int = 40,
+    num_steps: int = 15,
     learning_rate: float = 4e-3,
     penalty: float = 0.0,
     confidence_draws: int = 16,
