@@ -20,18 +20,9 @@ from igm.figures import (
 )
 from igm.figures.__main__ import main
 from igm.figures.animation import GAP
-from igm.figures.style import (
-    COLOURS,
-    DPI,
-    LEGEND_HEIGHT,
-    MARGIN,
-    PAIR_GAP,
-    PRED_COLOUR,
-    TILE_GAP,
-    TILE_WIDTH,
-    TITLE_HEIGHT,
-    TRUE_COLOUR,
-)
+from igm.figures.positions import LEGEND_HEIGHT
+from igm.figures.sheet import CELL_GAP, MARGIN, TILE_GAP, TILE_WIDTH, TITLE_HEIGHT
+from igm.figures.style import COLOURS, DPI, PRED_COLOUR, TRUE_COLOUR
 from igm.results import RECORD_KEYS, RecordWriter
 
 
@@ -98,7 +89,7 @@ def test_position_sheet_grows_by_rows_up_to_the_maximum(tmp_path):
         records = [record(str(i)) for i in range(number)]
         position_sheet(images, records, tmp_path / "sheet.png", columns=3, max_images=7)
         sizes[number] = Image.open(tmp_path / "sheet.png").size
-    pair, gap = 2 * TILE_WIDTH + TILE_GAP, PAIR_GAP
+    pair, gap = 2 * TILE_WIDTH + TILE_GAP, CELL_GAP
     assert sizes[3][0] == pytest.approx(DPI * (2 * MARGIN + 3 * pair + 2 * gap), abs=1)
     row = DPI * (TITLE_HEIGHT + TILE_WIDTH + TILE_GAP)
     assert sizes[6][1] - sizes[3][1] == pytest.approx(row, abs=1)

@@ -1,6 +1,5 @@
 """Sheets of attributes and of classes, and the accuracy of each attribute."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,24 +9,17 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from igm.figures.sheet import TILE_WIDTH, draw_sheet, draw_stacked_sheet
 from igm.figures.style import (
     COLOURS,
     DPI,
     GREY,
-    MARGIN,
-    PAIR_GAP,
     PANEL_COLOUR,
     PRED_COLOUR,
     STYLE,
-    TILE_GAP,
-    TILE_WIDTH,
-    TITLE_HEIGHT,
     TRUE_COLOUR,
-    as_pil,
-    draw_image_tile,
     open_frame,
     save_figure,
-    sheet_title,
     unit_square,
 )
 from igm.metrics import attribute_metrics, attribute_values
@@ -55,30 +47,9 @@ def attribute_sheet(
     Raises:
         ValueError: if there is no record, or a condition is not an attribute.
     """
-    records = list(records)[:max_images]
-    if not records:
-        raise ValueError("no records to draw")
-    images = {r["image_id"]: as_pil(images[r["image_id"]]) for r in records if r["image_id"] in images}
-    aspect = next((image.height / image.width for image in images.values()), 1.0)
-    columns = min(columns, len(records))
-    rows = math.ceil(len(records) / columns)
-    panel_width, tile_height = 1.25 * TILE_WIDTH, TILE_WIDTH * aspect
-    pair_width = TILE_WIDTH + TILE_GAP + panel_width
-    width = max(2 * MARGIN + columns * pair_width + (columns - 1) * PAIR_GAP, 2.0)
-    row_height = TITLE_HEIGHT + tile_height
-    height = 2 * MARGIN + rows * row_height + (rows - 1) * TILE_GAP
-    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
-    for index, record in enumerate(records):
-        row, column = divmod(index, columns)
-        left = MARGIN + column * (pair_width + PAIR_GAP)
-        bottom = height - MARGIN - (row + 1) * row_height - row * TILE_GAP
-        picture, panel = (
-            figure.add_axes((x / width, bottom / height, tile_width / width, tile_height / height))
-            for x, tile_width in ((left, TILE_WIDTH), (left + TILE_WIDTH + TILE_GAP, panel_width))
-        )
-        draw_image_tile(picture, images.get(record["image_id"]))
-        _draw_attribute_tile(panel, record)
-        picture.set_title(sheet_title(record), loc="left", fontsize=5.5, pad=2.5, color="#333333")
+    figure = draw_sheet(
+        images, records, _draw_attribute_tile, columns=columns, max_images=max_images, panel_width=1.25 * TILE_WIDTH
+    )
     save_figure(figure, path)
 
 
@@ -145,25 +116,16 @@ def label_sheet(
     Raises:
         ValueError: if there is no record.
     """
-    records = list(records)[:max_images]
-    if not records:
-        raise ValueError("no records to draw")
-    columns, lines = min(columns, len(records)), min(len(names), max_names)
-    rows = math.ceil(len(records) / columns)
-    side, line = 2 * TILE_WIDTH * 0.75, 0.13
-    panel = (lines + 1) * line
-    width = 2 * MARGIN + columns * side + (columns - 1) * PAIR_GAP
-    height = 2 * MARGIN + rows * (side + panel) + (rows - 1) * PAIR_GAP
-    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
-    for index, record in enumerate(records):
-        row, column = divmod(index, columns)
-        left = MARGIN + column * (side + PAIR_GAP)
-        bottom = height - MARGIN - (row + 1) * (side + panel) - row * PAIR_GAP
-        tile = figure.add_axes((left / width, (bottom + panel) / height, side / width, side / height))
-        image = images.get(record["image_id"])
-        draw_image_tile(tile, None if image is None else as_pil(image))
-        ticks = figure.add_axes((left / width, bottom / height, side / width, panel / height))
-        _draw_ticks(ticks, record, names, lines)
+    lines = min(len(names), max_names)
+    figure = draw_stacked_sheet(
+        images,
+        records,
+        lambda panel, record: _draw_ticks(panel, record, names, lines),
+        columns=columns,
+        max_images=max_images,
+        side=1.5 * TILE_WIDTH,
+        panel_height=0.13 * (lines + 1),
+    )
     save_figure(figure, path)
 
 

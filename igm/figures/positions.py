@@ -1,6 +1,5 @@
 """Sheets of positions, and the perception rate against the radius."""
 
-import math
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -13,28 +12,22 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike
 
+from igm.figures.sheet import MARGIN, draw_sheet
 from igm.figures.style import (
     COLOURS,
     DPI,
     GREY,
-    LEGEND_HEIGHT,
-    MARGIN,
-    PAIR_GAP,
     PANEL_COLOUR,
     PRED_COLOUR,
     STYLE,
-    TILE_GAP,
-    TILE_WIDTH,
-    TITLE_HEIGHT,
     TRUE_COLOUR,
-    as_pil,
-    draw_image_tile,
     open_frame,
     save_figure,
-    sheet_title,
     unit_square,
 )
 from igm.metrics import HEADLINE_RADIUS, RADII, bootstrap_interval, matched_distances, num_within
+
+LEGEND_HEIGHT = 0.14  # inches
 
 
 @matplotlib.rc_context(STYLE)
@@ -57,32 +50,16 @@ def position_sheet(
     Raises:
         ValueError: if there is no record, or a condition is not a position.
     """
-    records = list(records)[:max_images]
-    if not records:
-        raise ValueError("no records to draw")
-    images = {
-        record["image_id"]: as_pil(images[record["image_id"]]) for record in records if record["image_id"] in images
-    }
-    aspect = next((image.height / image.width for image in images.values()), 1.0)
-    columns = min(columns, len(records))
-    rows = math.ceil(len(records) / columns)
-    pair_width, tile_height = 2 * TILE_WIDTH + TILE_GAP, TILE_WIDTH * aspect
-    width = max(2 * MARGIN + columns * pair_width + (columns - 1) * PAIR_GAP, 2.0)
-    row_height = TITLE_HEIGHT + tile_height
-    height = 2 * MARGIN + LEGEND_HEIGHT + rows * row_height + (rows - 1) * TILE_GAP
-    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
-    for index, record in enumerate(records):
-        row, column = divmod(index, columns)
-        left = MARGIN + column * (pair_width + PAIR_GAP)
-        bottom = height - MARGIN - LEGEND_HEIGHT - (row + 1) * row_height - row * TILE_GAP
-        tiles = [
-            figure.add_axes((x / width, bottom / height, TILE_WIDTH / width, tile_height / height))
-            for x in (left, left + TILE_WIDTH + TILE_GAP)
-        ]
-        draw_image_tile(tiles[0], images.get(record["image_id"]))
-        _draw_position_tile(tiles[1], record["conds_true"], record["conds_pred"])
-        tiles[0].set_title(sheet_title(record), loc="left", fontsize=5.5, pad=2.5, color="#333333")
-    _add_position_legend(figure, any(r["conds_true"] is not None for r in records), 1 - 0.5 * MARGIN / height)
+    figure = draw_sheet(
+        images,
+        records,
+        lambda panel, record: _draw_position_tile(panel, record["conds_true"], record["conds_pred"]),
+        columns=columns,
+        max_images=max_images,
+        header=LEGEND_HEIGHT,
+    )
+    top = 1 - 0.5 * MARGIN / figure.get_size_inches()[1]
+    _add_position_legend(figure, any(r["conds_true"] is not None for r in records), top)
     save_figure(figure, path)
 
 

@@ -29,9 +29,6 @@ STYLE = {
     "pdf.fonttype": 42,  # text stays text in a PDF
 }
 
-# Measures of a position sheet, in inches.
-TILE_WIDTH, TILE_GAP, PAIR_GAP, TITLE_HEIGHT, MARGIN, LEGEND_HEIGHT = 0.84, 0.05, 0.16, 0.16, 0.08, 0.14
-
 
 def as_pil(image: Any) -> Image.Image:
     """Turn a float array or tensor (3, H, W) in [-1, 1], or a PIL image, into an RGB PIL image.
