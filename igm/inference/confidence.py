@@ -40,12 +40,11 @@ def assess_objects(
 
 
 def add_confidence(found: Inferred, contributions: list[torch.Tensor], penalty: float, scale: float) -> None:
-    """Put each object's confidence into the records, and, where the image has none, that all of its objects are right."""
+    """Put each object's confidence into the records; the image's is that all of its objects are right."""
     each = [object_confidence(own, penalty, scale) for own in contributions]
     found.extra["contributions"] = contributions
     found.extra.setdefault("records", {})["object_confidence"] = [own.tolist() for own in each]
-    if found.confidence is None:
-        found.confidence = torch.stack([(1 - (1 - own).sum()).clamp(0, 1) for own in each])
+    found.confidence = torch.stack([(1 - (1 - own).sum()).clamp(0, 1) for own in each])
 
 
 def weights_without_each(k: int, gain: float, size: int) -> torch.Tensor:

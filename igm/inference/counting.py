@@ -7,10 +7,8 @@ import torch
 from igm import UserError
 from igm.composition import ErrorMatrix
 from igm.inference import Inferred, Posterior, draw_for_images, image_generators
-from igm.inference.confidence import add_confidence, assess_objects
-from igm.inference.pricing import base_members, price_candidates, price_draws
-from igm.inference.pursuit import find_sets, pad, refine
-from igm.inference.sets import candidate_grid
+from igm.inference.pricing import base_members, price_draws
+from igm.inference.pursuit import Pursuit, PursuitSettings
 from models.denoiser import Denoiser
 
 DRAWS_PER_ROUND = 16
@@ -35,22 +33,11 @@ def infer_count(
     num_concepts: torch.Tensor | None = None,
     *,
     max_objects: int = 10,
-    penalty: float = 0.0,
     count_draws: int = 48,
     count_range: tuple[int, int] = (200, 500),
     confidence: float | None = None,
-    num_candidates: int = 256,
-    num_draws: int = 16,
-    t_range: tuple[int, int] = (0, 500),
-    min_separation: float = 0.05,
-    bounds: list[float] | None = None,
-    num_steps: int = 15,
-    learning_rate: float = 4e-3,
-    confidence_draws: int = 16,
-    confidence_scale: float = 1.0,
-    batch_size: int = 1024,
-    seed: int = 0,
     image_numbers: list[int] | None = None,
+    **settings,
 ) -> Inferred:
     """Infer how many objects there are, and where: error matrices find the best set of every size, fresh draws choose.
 
@@ -59,10 +46,10 @@ def infer_count(
 
     Args:
         num_concepts: ignored, it is inferred.
-        max_objects: largest K considered. penalty: by how much an object must lower the error.
+        max_objects: largest K considered.
         count_draws: fresh draws that judge; with a `confidence` they are drawn in rounds until the count is so sure, up
             to four times as many. count_range: their timesteps (nearly clean images say little about the number).
-        num_candidates ... image_numbers: as in `infer_pursuit`.
+        image_numbers: as in `infer_pursuit`. settings: of `PursuitSettings`.
 
     Returns:
         Inferred; confidence (B,) that more draws would choose the same K; `extra["records"]`: the error of every K.
@@ -72,61 +59,32 @@ def infer_count(
     """
     if max_objects < 1:
         raise UserError(f"--max_objects {max_objects}: must be at least 1")
-    numbers = image_numbers or list(range(len(posterior)))
-    candidates = candidate_grid(num_candidates, bounds)
-    draws = draw_for_images(posterior, num_draws, t_range, image_generators(seed, numbers, stream=3), stratified=True)
-    matrix, base = price_candidates(denoiser, posterior, candidates, draws, batch_size)
-    sets, judged, forward = [], [], []
-    for i, generator in enumerate(image_generators(seed, numbers, stream=5)):
-        own, _, fine_rows = find_sets(
-            denoiser, draws[i], matrix.A[i].cpu(), candidates, max_objects, min_separation, batch_size
-        )
+    pursuit = Pursuit(denoiser, posterior, PursuitSettings(**settings), image_numbers)
+    conds, judged = [], []
+    for image, generator in enumerate(image_generators(pursuit.settings.seed, pursuit.numbers, stream=5)):
+        sets = [positions for positions, _ in pursuit.best_sets(image, max_objects)]
         judgement = judge(
             denoiser,
-            posterior[i : i + 1],
-            own,
-            candidates,
-            penalty=penalty,
+            posterior[image : image + 1],
+            sets,
+            pursuit.candidates,
+            penalty=pursuit.settings.penalty,
             num_draws=count_draws,
             t_range=count_range,
             confidence=confidence,
             generator=generator,
-            batch_size=batch_size,
+            batch_size=pursuit.settings.batch_size,
         )
-        sets.append(own[judgement.best])
+        conds.append(sets[judgement.best])
         judged.append(judgement)
-        forward.append(fine_rows + judgement.forward)
-    found = refine(
-        denoiser,
-        draws,
-        pad(sets),
-        torch.tensor([len(chosen) for chosen in sets]),
-        gain=torch.stack([judgement.gains[judgement.best] for judgement in judged]),
-        base=base,
-        min_separation=min_separation,
-        num_steps=num_steps,
-        learning_rate=learning_rate,
-        batch_size=batch_size,
-    )
-    found.forward += torch.tensor(forward).to(found.forward) + len(candidates) * num_draws
+        pursuit.forward[image] += judgement.forward
+    found = pursuit.finish(conds, [float(judgement.gains[judgement.best]) for judgement in judged])
     found.confidence = torch.tensor([judgement.confidence for judgement in judged])
-    found.extra["records"] = {
+    found.extra["records"] |= {
         "error_by_count": [judgement.errors.mean(0).tolist() for judgement in judged],
         "standard_error_by_count": [standard_error(judgement.errors).tolist() for judgement in judged],
         "count_draws": [len(judgement.errors) for judgement in judged],
     }
-    contributions = assess_objects(
-        denoiser,
-        posterior,
-        found,
-        candidates,
-        num_draws=confidence_draws,
-        t_range=t_range,
-        seed=seed,
-        numbers=numbers,
-        batch_size=batch_size,
-    )
-    add_confidence(found, contributions, penalty, confidence_scale)
     return found
 
 

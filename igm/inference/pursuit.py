@@ -1,5 +1,7 @@
 """Pursuit: a dictionary of positions priced by one error matrix, greedy addition and swaps, then a short refinement."""
 
+from dataclasses import dataclass
+
 import torch
 
 from igm import UserError
@@ -10,6 +12,34 @@ from igm.inference.gradient import Pairs, clip_norm, composition_gradient
 from igm.inference.pricing import base_members, price_candidates, price_draws
 from igm.inference.sets import candidate_grid, choose_sets, divide_cells, may_stand_together
 from models.denoiser import Denoiser
+
+
+@dataclass(frozen=True)
+class PursuitSettings:
+    """Settings of `infer_pursuit` and `infer_count`.
+
+    Args:
+        num_candidates: M, about; num_draws: N noise draws, stratified over `t_range`; N M network rows per image on the
+            grid, and about as many around the cells that it chooses.
+        min_separation: candidates nearer than this exclude each other (objects are never nearer in training data).
+        bounds: left, top, right, bottom of the positions in training data; None: the whole image.
+        num_steps: refinement steps on the same N draws; learning_rate: theirs, falling to a tenth.
+        penalty, confidence_draws, confidence_scale: see `igm.inference.confidence`.
+        batch_size: most pairs in the network at once; bounds the memory.
+    """
+
+    num_candidates: int = 256
+    num_draws: int = 16
+    t_range: tuple[int, int] = (0, 500)
+    min_separation: float = 0.05
+    bounds: list[float] | None = None
+    num_steps: int = 15
+    learning_rate: float = 4e-3
+    penalty: float = 0.0
+    confidence_draws: int = 16
+    confidence_scale: float = 1.0
+    batch_size: int = 1024
+    seed: int = 0
 
 
 def settings_of(meta: dict) -> dict:
@@ -82,36 +112,75 @@ def separating_push(conds: torch.Tensor, real: torch.Tensor, min_separation: flo
     return (push[..., None] * apart / distance[..., None]).sum(2)
 
 
-def find_sets(
-    denoiser: Denoiser,
-    draws: Draws,
-    A: torch.Tensor,
-    candidates: torch.Tensor,
-    num_concepts: int,
-    min_separation: float,
-    batch_size: int,
-) -> tuple[list[torch.Tensor], list[float], int]:
-    """The best set of every size up to `num_concepts`, coarse to fine, on one image's draws.
+class Pursuit:
+    """The search in one batch of images: a grid of candidates, its draws and error matrices; then finer positions.
 
-    The cells of the grid that any size chooses are divided, their parts priced on the same draws, and the sets read off
-    that second matrix.
-
-    Args:
-        draws: of the image alone. A: its error matrix (M, M) over the grid `candidates` (M, 2).
-
-    Returns:
-        positions (K, 2) and gain for K = 1, 2, ..., fewer if no more may stand together; the network rows it took.
+    Raises:
+        FloatingPointError: a prediction is not finite.
     """
-    base = base_members(len(candidates))
-    coarse = choose_sets(A, num_concepts, may_stand_together(candidates, min_separation), base)
-    fine = divide_cells(candidates, sorted({member for choice in coarse for member in choice.members}))
-    dictionary = torch.cat([fine, candidates[base]]).to(draws.x_0)
-    matrix = ErrorMatrix(1, len(dictionary), draws.x_0.device)
-    price_draws(denoiser, matrix, 0, draws, dictionary, batch_size)
-    rest = torch.arange(len(fine), len(dictionary))
-    choices = choose_sets(matrix.A[0].cpu(), len(coarse), may_stand_together(fine, min_separation), rest)
-    rows = len(draws.t) * len(dictionary)
-    return [fine[choice.members] for choice in choices], [choice.gain for choice in choices], rows
+
+    def __init__(
+        self, denoiser: Denoiser, posterior: Posterior, settings: PursuitSettings, image_numbers: list[int] | None
+    ):
+        s = self.settings = settings
+        self.denoiser, self.posterior = denoiser, posterior
+        self.numbers = image_numbers or list(range(len(posterior)))
+        self.candidates = candidate_grid(s.num_candidates, s.bounds)  # (M, 2)
+        generators = image_generators(s.seed, self.numbers, stream=3)
+        self.draws = draw_for_images(posterior, s.num_draws, s.t_range, generators, stratified=True)
+        self.matrix, self.base = price_candidates(denoiser, posterior, self.candidates, self.draws, s.batch_size)
+        self.forward = torch.full((len(posterior),), len(self.candidates) * s.num_draws)  # (B,), network rows so far
+
+    def best_sets(self, image: int, num_concepts: int) -> list[tuple[torch.Tensor, float]]:
+        """The best set of every size up to `num_concepts`, coarse to fine.
+
+        The cells of the grid that any size chooses are divided, their parts priced on the same draws, and the sets read
+        off that second matrix.
+
+        Returns:
+            positions (K, 2) and gain for K = 1, 2, ...; fewer if no more may stand together.
+        """
+        grid, separation, draws = self.candidates, self.settings.min_separation, self.draws[image]
+        base = base_members(len(grid))
+        coarse = choose_sets(self.matrix.A[image].cpu(), num_concepts, may_stand_together(grid, separation), base)
+        fine = divide_cells(grid, sorted({member for choice in coarse for member in choice.members}))
+        dictionary = torch.cat([fine, grid[base]]).to(draws.x_0)
+        matrix = ErrorMatrix(1, len(dictionary), draws.x_0.device)
+        price_draws(self.denoiser, matrix, 0, draws, dictionary, self.settings.batch_size)
+        self.forward[image] += len(draws.t) * len(dictionary)
+        rest = torch.arange(len(fine), len(dictionary))
+        choices = choose_sets(matrix.A[0].cpu(), len(coarse), may_stand_together(fine, separation), rest)
+        return [(fine[choice.members], choice.gain) for choice in choices]
+
+    def finish(self, conds: list[torch.Tensor], gains: list[float]) -> Inferred:
+        """Refine one set (K, 2) per image, whose composition has a gain, and say how sure each object is."""
+        s = self.settings
+        found = refine(
+            self.denoiser,
+            self.draws,
+            torch.nn.utils.rnn.pad_sequence(conds, batch_first=True),  # (B, K, 2), zeros beyond an image's own number
+            torch.tensor([len(own) for own in conds]),
+            gain=torch.tensor(gains),
+            base=self.base,
+            min_separation=s.min_separation,
+            num_steps=s.num_steps,
+            learning_rate=s.learning_rate,
+            batch_size=s.batch_size,
+        )
+        found.forward += self.forward.to(found.forward)
+        contributions = assess_objects(
+            self.denoiser,
+            self.posterior,
+            found,
+            self.candidates,
+            num_draws=s.confidence_draws,
+            t_range=s.t_range,
+            seed=s.seed,
+            numbers=self.numbers,
+            batch_size=s.batch_size,
+        )
+        add_confidence(found, contributions, s.penalty, s.confidence_scale)
+        return found
 
 
 def infer_pursuit(
@@ -119,31 +188,14 @@ def infer_pursuit(
     posterior: Posterior,
     num_concepts: torch.Tensor,
     *,
-    num_candidates: int = 256,
-    num_draws: int = 16,
-    t_range: tuple[int, int] = (0, 500),
-    min_separation: float = 0.05,
-    bounds: list[float] | None = None,
-    num_steps: int = 15,
-    learning_rate: float = 4e-3,
-    penalty: float = 0.0,
-    confidence_draws: int = 16,
-    confidence_scale: float = 1.0,
-    batch_size: int = 1024,
-    seed: int = 0,
     image_numbers: list[int] | None = None,
+    **settings,
 ) -> Inferred:
-    """Infer positions from one error matrix over a grid of candidates, then leave the grid by a short gradient descent.
+    """Infer positions from error matrices over candidates, then leave the grid by a short gradient descent.
 
     Args:
         denoiser: in eval mode. posterior: B images. num_concepts: (B,), K of each image.
-        num_candidates: M, about; num_draws: N noise draws, stratified over `t_range`; N M network rows per image on the
-            grid, and about as many around the cells that it chooses.
-        min_separation: candidates nearer than this exclude each other (objects are never nearer in training data).
-        bounds: left, top, right, bottom of the positions in training data; None: the whole image.
-        num_steps: refinement steps on the same N draws; learning_rate: theirs, falling to a tenth.
-        penalty, confidence_draws, confidence_scale: see `igm.inference.confidence`.
-        batch_size: most pairs in the network at once; bounds the memory.
+        image_numbers: seed an image's draws, so that they do not depend on the batch. settings: of `PursuitSettings`.
 
     Returns:
         Inferred; confidence (B,) that every object is right, `extra["records"]["object_confidence"]` that each is.
@@ -152,51 +204,15 @@ def infer_pursuit(
         UserError: more objects than candidates that may stand together.
         FloatingPointError: a prediction is not finite.
     """
-    numbers = image_numbers or list(range(len(posterior)))
-    candidates = candidate_grid(num_candidates, bounds)
-    draws = draw_for_images(posterior, num_draws, t_range, image_generators(seed, numbers, stream=3), stratified=True)
-    matrix, base = price_candidates(denoiser, posterior, candidates, draws, batch_size)
-    conds, gains, rows = [], [], []
-    for i, k in enumerate(num_concepts.tolist()):
-        sets, own_gains, fine_rows = find_sets(
-            denoiser, draws[i], matrix.A[i].cpu(), candidates, k, min_separation, batch_size
-        )
+    pursuit = Pursuit(denoiser, posterior, PursuitSettings(**settings), image_numbers)
+    best = []
+    for image, k in enumerate(num_concepts.tolist()):
+        sets = pursuit.best_sets(image, k)
         if len(sets) < k:
             raise UserError(
-                f"{k} objects asked for, {len(sets)} of the {len(candidates)} candidates may stand together; "
+                f"{k} objects asked for, {len(sets)} of the {len(pursuit.candidates)} candidates may stand together; "
                 "raise --num_candidates or lower --min_separation"
             )
-        conds.append(sets[-1])
-        gains.append(own_gains[-1])
-        rows.append(fine_rows)
-    found = refine(
-        denoiser,
-        draws,
-        pad(conds),
-        num_concepts,
-        gain=torch.tensor(gains),
-        base=base,
-        min_separation=min_separation,
-        num_steps=num_steps,
-        learning_rate=learning_rate,
-        batch_size=batch_size,
-    )
-    found.forward += len(candidates) * num_draws + torch.tensor(rows).to(found.forward)
-    contributions = assess_objects(
-        denoiser,
-        posterior,
-        found,
-        candidates,
-        num_draws=confidence_draws,
-        t_range=t_range,
-        seed=seed,
-        numbers=numbers,
-        batch_size=batch_size,
-    )
-    add_confidence(found, contributions, penalty, confidence_scale)
-    return found
-
-
-def pad(rows: list[torch.Tensor]) -> torch.Tensor:
-    """Lists of positions (K_i, D) as one tensor (B, K, D), zeros beyond an image's own number."""
-    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        best.append(sets[-1])
+    conds, gains = zip(*best, strict=True)
+    return pursuit.finish(list(conds), list(gains))
