@@ -29,13 +29,13 @@ from data.clevr import Clevr
 from igm.evaluation import encode_images
 from igm.inference import Inferred
 from igm.inference.gradient import CLIP_NORM, START_MEAN, START_STD, infer_gradient
-from igm.inference.pursuit import infer_pursuit, settings_of
+from igm.inference.pursuit import PursuitSettings, infer_pursuit, settings_of
 from igm.metrics import match_points, num_within
 from igm.options import ROOT, best_device, int_range, new_parser, not_negative, positive, run
 from models.denoiser import Denoiser
 
 T_RANGE = (0, 500)
-REFINEMENT_STEPS = 40
+REFINEMENT_STEPS = PursuitSettings.num_steps
 
 
 def published_steps(denoiser: Denoiser, image: torch.Tensor, k: int, num_steps: int, seed: int) -> torch.Tensor:
