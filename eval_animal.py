@@ -25,7 +25,7 @@ from igm.options import (
     add_evaluation_options,
     add_run_options,
     best_device,
-    compiler_works,
+    compile_where_right,
     determining,
     int_range,
     new_parser,
@@ -193,8 +193,8 @@ def main() -> None:
     options.batch_size = options.batch_size or denoiser.rows_at_once
     if options.dry_run:
         return describe_evaluation(options, denoiser, {"all": dataset})
-    if options.compile and compiler_works(denoiser.device):
-        denoiser.compile_network()
+    if options.compile:
+        compile_where_right(denoiser, gradients=False)
     for method in options.method:
         output_dir = Path(options.output_dir) / options.tracker_project_name / f"eval-{method}"
         summary = evaluate(

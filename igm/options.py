@@ -331,8 +331,8 @@ def load_denoiser(options: argparse.Namespace, checkpoint: str, cond_size: int, 
         )
     note_other_config(options, denoiser)
     denoiser.to(device)
-    if options.compile and compiler_works(device):
-        denoiser.compile_network()
+    if options.compile:
+        compile_where_right(denoiser)
     return denoiser
 
 
@@ -359,6 +359,12 @@ def compiler_works(device: torch.device) -> bool:
         warn(f"--compile does not work here ({one_line(error)}); going on without")
         return False
     return True
+
+
+def compile_where_right(denoiser: Denoiser, *, gradients: bool = True) -> None:
+    """Compile the network for inference; where that does not work, or is wrong, say so and go on without."""
+    if compiler_works(denoiser.device) and not denoiser.compile_network(gradients=gradients):
+        warn("--compile gives other numbers than eager PyTorch here; going on without")
 
 
 def note_other_config(options: argparse.Namespace, denoiser: Denoiser) -> None:

@@ -17,10 +17,12 @@ from diffusers.training_utils import EMAModel
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from igm import warn
 from igm.batches import Share, TrainingBatches, latent_shape
 from igm.checkpoints import find_checkpoint, load_checkpoint, register_network_format, save_checkpoint
 from igm.objective import Noise, composed_error, snr_weights
 from models.attention import idle_parameters
+from models.compilation import compiled_agrees
 from models.denoiser import Denoiser
 
 
@@ -97,13 +99,18 @@ def train(
         accelerator.print(f"Resumed {checkpoint} at step {step} of {s.max_train_steps}")
 
     loader = make_loader(accelerator, denoiser, dataset, s, share, step)
-    if accelerator.num_processes > 1 and len(loader):
-        settle_reduction(denoiser, optimizer, to_device(loader.dataset[loader.sampler[0]], accelerator.device))
+    loss = loss or training_loss
+    if len(loader) and (s.compile or accelerator.num_processes > 1):
+        first = to_device(loader.dataset[loader.sampler[0]], accelerator.device)
+        if accelerator.num_processes > 1:
+            settle_reduction(denoiser, optimizer, first)
+        if s.compile:
+            drop_wrong_code(accelerator, denoiser, optimizer, lambda: loss(denoiser, first, s.snr_gamma))
     with contextlib.closing(Meter(accelerator, s, step, share.images_per_step)) as meter:
         for batch in loader:
             batch = to_device(batch, accelerator.device)
             with accelerator.accumulate(denoiser.network):
-                value = (loss or training_loss)(denoiser, batch, s.snr_gamma)
+                value = loss(denoiser, batch, s.snr_gamma)
                 accelerator.backward(value)
                 if accelerator.sync_gradients:
                     accelerator.clip_grad_norm_(denoiser.network.parameters(), s.max_grad_norm)
@@ -205,6 +212,24 @@ def settle_reduction(denoiser: Denoiser, optimizer: torch.optim.Optimizer, batch
     """
     training_loss(denoiser, batch).backward()
     optimizer.zero_grad()
+
+
+def drop_wrong_code(
+    accelerator: Accelerator, denoiser: Denoiser, optimizer: torch.optim.Optimizer, loss: Callable[[], torch.Tensor]
+) -> None:
+    """Go on without torch.compile where the gradients of its code are not the eager ones, and say so."""
+    network = accelerator.unwrap_model(denoiser.network)
+
+    def gradients() -> list[torch.Tensor]:
+        accelerator.backward(loss())
+        found = [p.grad for p in network.parameters() if p.grad is not None]
+        optimizer.zero_grad(set_to_none=True)
+        return found
+
+    if not compiled_agrees(gradients):
+        network._compiled_call_impl = None  # what Module.compile sets
+        if accelerator.is_main_process:
+            warn("--compile gives other gradients than eager PyTorch here; going on without")
 
 
 def make_optimizer(network: torch.nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:

@@ -11,6 +11,7 @@ from torch import nn
 from models import ModelError
 from models.attention import use_single_token_attention
 from models.codec import DEFAULT_MODEL, Codec, load_codec
+from models.compilation import compiled_agrees
 from models.unet import NETWORKS, SharedTrunkUNet, UNet2DConditionModel, build_network, cond_size, one_line, read_config
 
 NETWORK_DIR = "unet2dconditionmodel"  # the published code's name for it, whatever network it holds
@@ -121,13 +122,33 @@ class Denoiser(nn.Module):
         index = torch.arange(b, device=x_t.device).repeat_interleave(k)
         return self.predict_pairs(x_t, t, conds.flatten(0, 1), index).unflatten(0, (b, k))
 
-    def compile_network(self) -> None:
-        """Let torch.compile make faster code of the network for inference; batches may have any size."""
-        if self.shares_trunk:
-            self.network.encode = torch.compile(self.network.encode, dynamic=True)
-            self.network.decode = torch.compile(self.network.decode, dynamic=True)
-        else:
-            self.network.compile(dynamic=True)
+    def compile_network(self, *, gradients: bool = True) -> bool:
+        """Let torch.compile make faster code of the network for inference; batches may have any size.
+
+        Args:
+            gradients: whether gradients of the conditions are needed as well.
+
+        Returns:
+            whether the code gives the eager numbers; if not, it is dropped.
+        """
+        parts = ("encode", "decode") if self.shares_trunk else ("forward",)
+        for part in parts:
+            setattr(self.network, part, torch.compile(getattr(self.network, part), dynamic=True))
+        if all(compiled_agrees(lambda kind=kind: [self._try_out(kind)]) for kind in {False, gradients}):
+            return True
+        for part in parts:
+            delattr(self.network, part)  # the class's own shows again
+        return False
+
+    def _try_out(self, gradient: bool) -> torch.Tensor:
+        """The prediction (2, C, H, W) for two pairs of fixed random numbers, or its gradient in the conditions (2, D)."""
+        generator, like = torch.Generator().manual_seed(0), next(self.network.parameters())
+        x_t = torch.randn(2, *self.latent_shape, generator=generator).to(like)
+        conds = torch.rand(2, self.cond_size, generator=generator).to(like).requires_grad_(gradient)
+        t = torch.tensor([self.num_timesteps // 4, self.num_timesteps // 2], device=like.device)
+        with torch.set_grad_enabled(gradient):
+            prediction = self.predict_pairs(x_t, t, conds, torch.arange(2, device=like.device))
+            return torch.autograd.grad(prediction.square().sum(), conds)[0] if gradient else prediction
 
     def save_pretrained(self, folder: str | Path, **options) -> None:
         """Write network, scheduler, codec and meta so that `from_pretrained` needs nothing else."""

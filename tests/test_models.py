@@ -273,14 +273,38 @@ def test_kl_codec_scales_by_the_factor(tiny_vae_dir):
 
 
 @pytest.mark.parametrize("kind", ["unet", "position_unet"])
-def test_compiled_network_gives_the_same_numbers(make_denoiser, inputs, kind, monkeypatch):
-    denoiser = make_denoiser(kind)
+@pytest.mark.parametrize("gradients", [True, False])
+def test_compiled_network_gives_the_same_numbers(make_denoiser, inputs, kind, gradients, monkeypatch):
+    denoiser, calls = make_denoiser(kind), []
     expected = denoiser.predict_pairs(*inputs)
     real = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda f, **options: real(f, backend="eager", **options))
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **options: setattr(self, "_compiled_call_impl", None))
-    denoiser.compile_network()
+
+    def backend(graph, example):
+        calls.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", lambda f, **options: real(f, backend=backend, **options))
+    assert denoiser.compile_network(gradients=gradients) and calls
     torch.testing.assert_close(denoiser.predict_pairs(*inputs), expected)
+
+
+@pytest.mark.parametrize("kind", ["unet", "position_unet"])
+def test_wrong_code_of_a_compiler_is_dropped(make_denoiser, inputs, kind, monkeypatch):
+    """Predictions that are right, with gradients that are halved; and wrong predictions."""
+    denoiser = make_denoiser(kind)
+    expected, real = denoiser.predict_pairs(*inputs), torch.compile
+    for factor, gradients in ((1.0, True), (1.2, False)):
+
+        def backend(graph, example, factor=factor):
+            return lambda *values: [factor * (0.5 * v.detach() + 0.5 * v) for v in graph(*values)]
+
+        monkeypatch.setattr(torch, "compile", lambda f, b=backend, **options: real(f, backend=b, **options))
+        torch._dynamo.reset()
+        assert not denoiser.compile_network(gradients=gradients)
+        assert torch.equal(denoiser.predict_pairs(*inputs), expected)
+        assert gradients is False or denoiser.compile_network(gradients=False)  # its predictions are right
+        for part in {"encode", "decode", "forward"} & set(vars(denoiser.network)):
+            delattr(denoiser.network, part)
 
 
 # Files
