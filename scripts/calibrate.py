@@ -1,7 +1,7 @@
 """Measure on training images what inference needs to know of a checkpoint, and write it into its igm.json.
 
-`count_penalty`: by how much an object must lower the error to be counted. `confidence_scale`: how much the contributions
-of objects vary beyond the noise of the draws.
+`count_penalty`: by how much an object must lower the error to be counted. `confidence_scale` and `count_scale`: how much
+the contributions of objects, and the errors of counts, vary beyond the noise of the draws.
 
 Example:
     python scripts/calibrate.py --checkpoint models/pretrained/clevr-mini --dataset_root DIR
@@ -21,7 +21,7 @@ from data import DataError
 from data.clevr import Clevr
 from igm.evaluation import encode_images
 from igm.inference.confidence import fit_scale
-from igm.inference.counting import fit_penalty, infer_count
+from igm.inference.counting import fit_count_scale, fit_penalty, infer_count
 from igm.inference.pursuit import infer_pursuit, settings_of
 from igm.metrics import HEADLINE_RADIUS, match_points
 from igm.options import int_range, new_parser, not_negative, positive, run
@@ -34,6 +34,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--dataset_root", required=True, help="folder of CLEVR_v1.0")
     parser.add_argument("--object_counts", type=int_range, default=(3, 5), help="objects per scene, as in training")
     parser.add_argument("--num_images", type=positive, default=50, help="training images used")
+    parser.add_argument("--max_objects", type=positive, default=10, help="largest number considered")
     parser.add_argument("--batch_size", type=positive, default=1024, help="most network rows at once")
     parser.add_argument("--seed", type=not_negative, default=42)
     return parser.parse_args()
@@ -58,21 +59,29 @@ def main() -> None:
         item = dataset[i]
         true = item["conds"][item["mask"] > 0]
         posterior = encode_images(denoiser, item["pixel_values"][None])
-        counted = infer_count(denoiser, posterior, num_steps=0, confidence_draws=2, image_numbers=[i], **common)
+        counted = infer_count(
+            denoiser,
+            posterior,
+            max_objects=options.max_objects,
+            num_steps=0,
+            confidence_draws=2,
+            image_numbers=[i],
+            **common,
+        )
         known = infer_pursuit(denoiser, posterior, torch.tensor([len(true)]), image_numbers=[i], **common)
-        errors.append(torch.tensor(counted.extra["records"]["error_by_count"][0]))
+        errors.append(counted.extra["errors"][0])
         counts.append(len(true))
         contributions.append(known.extra["contributions"][0])
         right.append(found_within(known.conds[0], true))
-    penalty, share = fit_penalty(errors, counts)
-    scale = fit_scale(contributions, right, penalty)
+    penalty, share = fit_penalty([own.mean(0) for own in errors], counts)
+    measured = {
+        "count_penalty": penalty,
+        "confidence_scale": round(fit_scale(contributions, right, penalty), 4),
+        "count_scale": round(fit_count_scale(errors, counts, penalty), 4),
+    }
     file = Path(options.checkpoint) / META_FILE
-    file.write_text(
-        json.dumps({**denoiser.meta, "count_penalty": penalty, "confidence_scale": round(scale, 4)}, indent=2) + "\n"
-    )
-    print(
-        f"count_penalty {penalty} ({share:.0%} of {len(counts)} counts right), confidence_scale {scale:.3f}; wrote {file}"
-    )
+    file.write_text(json.dumps({**denoiser.meta, **measured}, indent=2) + "\n")
+    print(f"{share:.0%} of {len(counts)} counts right; wrote {measured} to {file}")
 
 
 if __name__ == "__main__":

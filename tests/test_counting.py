@@ -10,6 +10,7 @@ from igm.inference.counting import (
     DRAWS_PER_ROUND,
     MOST,
     confidence_of_choice,
+    fit_count_scale,
     fit_penalty,
     infer_count,
     weights_with_gains,
@@ -92,6 +93,8 @@ def test_confidence_of_a_choice_is_the_normal_tail():
     z = float(difference.mean() / difference.std() * 2)
     expected = 1 - 0.5 * float(torch.erfc(torch.tensor(z / 2**0.5)))
     assert confidence_of_choice(costs, 0) == pytest.approx(expected, abs=1e-5)
+    at_third = 1 - 0.5 * float(torch.erfc(torch.tensor(z / 3 / 2**0.5)))
+    assert confidence_of_choice(costs, 0, 1 / 3) == pytest.approx(at_third, abs=1e-5)
 
 
 # Confidence of objects
@@ -158,3 +161,13 @@ def test_scale_makes_confidence_the_share_that_is_right():
     scale = fit_scale(contributions, right, penalty=0.0)
     assert scale == pytest.approx(1 / 3, rel=0.08)
     assert float(object_confidence(noise + 1.5, 0.0, scale)) == pytest.approx(0.691, abs=0.03)
+
+
+def test_count_scale_makes_confidence_the_share_that_is_right():
+    """Two counts 3 standard errors apart, of which the lower error is right in 84 %: the scale is 1 / 3."""
+    noise = torch.randn(16, generator=torch.Generator().manual_seed(0))
+    noise = (noise - noise.mean()) / noise.std() * 4  # standard error 1
+    errors = [torch.stack([torch.zeros(16), noise + 3.5], dim=1)] * 1000  # less 0.5 for the penalty of one object more
+    scale = fit_count_scale(errors, [1 if i < 841 else 2 for i in range(1000)], penalty=-0.5)
+    assert scale == pytest.approx(1 / 3, rel=0.08)
+    assert confidence_of_choice(errors[0] - torch.tensor([0.0, 0.5]), 0, scale) == pytest.approx(0.841, abs=0.02)

@@ -494,3 +494,13 @@ def test_true_positions_of_the_records_are_the_datasets(run_main, eval_args, tmp
     assert code == 0, err
     (record,) = records_of(tmp_path / "results" / "clevr" / "eval-pursuit")
     assert record["group"] == "2-2" and record["conds_true"] == [[0.25, 0.25], [0.75, 0.75]]
+
+
+def test_calibration_completes_the_checkpoint(clevr_root, checkpoint, run_main):
+    before = json.loads((checkpoint / "igm.json").read_text())
+    args = ("--dataset_root", clevr_root, "--checkpoint", checkpoint, "--num_images", 1, "--max_objects", 2)
+    code, out, err = run_main("scripts.calibrate", *args)
+    assert code == 0, err
+    after = json.loads((checkpoint / "igm.json").read_text())
+    assert {name: after[name] for name in before} == before
+    assert set(after) - set(before) == {"count_penalty", "confidence_scale", "count_scale"} and "1 counts right" in out

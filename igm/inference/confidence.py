@@ -1,5 +1,7 @@
 """How sure an inferred object is: by how much the error rises, on fresh draws, when the object alone is taken away."""
 
+from collections.abc import Callable
+
 import torch
 
 from igm.composition import ErrorMatrix
@@ -65,12 +67,17 @@ def object_confidence(contributions: torch.Tensor, penalty: float, scale: float 
 
 
 def fit_scale(contributions: list[torch.Tensor], right: list[torch.Tensor], penalty: float) -> float:
-    """The `scale` under which the objects' confidences best predict which are right (K_i,) bool: most likely on a grid."""
-    scales = torch.logspace(-2.5, 0, 51)
-    hit = torch.cat(right)
+    """The `scale` under which the objects' confidences best predict which are right (K_i,) bool."""
+    return most_likely_scale(
+        lambda scale: torch.cat([object_confidence(own, penalty, scale) for own in contributions]), torch.cat(right)
+    )
+
+
+def most_likely_scale(confidence: Callable[[float], torch.Tensor], right: torch.Tensor) -> float:
+    """The scale on a grid whose confidences (N,) give what was right (N,) bool the highest likelihood."""
 
     def likelihood(scale: float) -> float:
-        sure = torch.cat([object_confidence(own, penalty, scale) for own in contributions]).clamp(1e-6, 1 - 1e-6)
-        return float(torch.where(hit, sure, 1 - sure).log().sum())
+        sure = confidence(scale).clamp(1e-6, 1 - 1e-6)
+        return float(torch.where(right, sure, 1 - sure).log().sum())
 
-    return max(scales.tolist(), key=likelihood)
+    return max(torch.logspace(-2.5, 0, 51).tolist(), key=likelihood)

@@ -7,6 +7,7 @@ import torch
 from igm import UserError
 from igm.composition import ErrorMatrix
 from igm.inference import Inferred, Posterior, draw_for_images, image_generators
+from igm.inference.confidence import most_likely_scale
 from igm.inference.pricing import base_members, price_draws
 from igm.inference.pursuit import Pursuit, PursuitSettings
 from models.denoiser import Denoiser
@@ -52,7 +53,8 @@ def infer_count(
         image_numbers: as in `infer_pursuit`. settings: of `PursuitSettings`.
 
     Returns:
-        Inferred; confidence (B,) that more draws would choose the same K; `extra["records"]`: the error of every K.
+        Inferred; confidence (B,) that K is right; `extra["records"]`: the error of every K; `extra["errors"]`: on every
+        draw, (N, K_max) per image.
 
     Raises:
         UserError: no object allowed. FloatingPointError: a prediction is not finite.
@@ -72,6 +74,7 @@ def infer_count(
             num_draws=count_draws,
             t_range=count_range,
             confidence=confidence,
+            scale=pursuit.settings.count_scale,
             generator=generator,
             batch_size=pursuit.settings.batch_size,
         )
@@ -80,6 +83,7 @@ def infer_count(
         pursuit.forward[image] += judgement.forward
     found = pursuit.finish(conds, [float(judgement.gains[judgement.best]) for judgement in judged])
     found.confidence = torch.tensor([judgement.confidence for judgement in judged])
+    found.extra["errors"] = [judgement.errors for judgement in judged]
     found.extra["records"] |= {
         "error_by_count": [judgement.errors.mean(0).tolist() for judgement in judged],
         "standard_error_by_count": [standard_error(judgement.errors).tolist() for judgement in judged],
@@ -98,6 +102,7 @@ def judge(
     num_draws: int,
     t_range: tuple[int, int],
     confidence: float | None,
+    scale: float,
     generator: torch.Generator,
     batch_size: int,
 ) -> Judgement:
@@ -121,7 +126,7 @@ def judge(
         fits = matrix.error(weights.flatten(0, 1)[None].to(matrix.gram)).view(weights.shape[:2]).argmin(1).cpu()  # (S,)
         errors = matrix.errors_per_draw(0, weights[torch.arange(len(sets)), fits]).cpu()  # (N, S)
         best = int((errors.mean(0) + price).argmin())
-        sure = confidence_of_choice(errors + price, best)
+        sure = confidence_of_choice(errors + price, best, scale)
         if confidence is not None and sure >= confidence:
             break
     return Judgement(errors, FITTED_GAINS[fits], best, sure, len(errors) * len(dictionary))
@@ -135,11 +140,15 @@ def weights_with_gains(conds: torch.Tensor, positions: torch.Tensor, size: int) 
     return torch.cat([gains * own, (1 - gains) * base], dim=1)
 
 
-def confidence_of_choice(costs: torch.Tensor, best: int) -> float:
-    """1 - sum over the others of P(it is cheaper), each normal from its paired differences; costs (N, S)."""
+def confidence_of_choice(costs: torch.Tensor, best: int, scale: float = 1.0) -> float:
+    """1 - sum over the others of P(it is cheaper), each normal from its paired differences; costs (N, S).
+
+    With `scale` 1 the probability that more draws would choose the same; a scale measured on training images makes it
+    that of being right.
+    """
     difference = costs - costs[:, best : best + 1]
     others = torch.arange(costs.shape[1]) != best
-    z = difference.mean(0) / standard_error(difference).clamp(min=1e-12)  # (S,)
+    z = scale * difference.mean(0) / standard_error(difference).clamp(min=1e-12)  # (S,)
     return float((1 - torch.special.ndtr(-z[others]).sum()).clamp(0, 1))
 
 
@@ -166,3 +175,19 @@ def fit_penalty(errors: list[torch.Tensor], counts: list[int]) -> tuple[float, f
     share = right.float().mean(0)
     best = penalties[share == share.max()]
     return round(float(best[len(best) // 2]), 5), float(share.max())
+
+
+def fit_count_scale(errors: list[torch.Tensor], counts: list[int], penalty: float) -> float:
+    """The `scale` under which the confidences of the chosen counts best predict which are right.
+
+    Args:
+        errors: per image, the error of every K on every draw (N, K_max). counts: the true K.
+    """
+    costs = [own + penalty * torch.arange(own.shape[1]) for own in errors]
+    best = [int(own.mean(0).argmin()) for own in costs]
+    right = torch.tensor([b + 1 == k for b, k in zip(best, counts, strict=True)])
+
+    def confidences(scale: float) -> torch.Tensor:
+        return torch.tensor([confidence_of_choice(own, b, scale) for own, b in zip(costs, best, strict=True)])
+
+    return most_likely_scale(confidences, right)

@@ -24,7 +24,8 @@ class PursuitSettings:
         min_separation: candidates nearer than this exclude each other (objects are never nearer in training data).
         bounds: left, top, right, bottom of the positions in training data; None: the whole image.
         num_steps: refinement steps on the same N draws; learning_rate: theirs, falling to a tenth.
-        penalty, confidence_draws, confidence_scale: see `igm.inference.confidence`.
+        penalty, confidence_draws, confidence_scale: see `igm.inference.confidence`. count_scale: see
+            `igm.inference.counting.confidence_of_choice`.
         batch_size: most pairs in the network at once; bounds the memory.
     """
 
@@ -38,6 +39,7 @@ class PursuitSettings:
     penalty: float = 0.0
     confidence_draws: int = 16
     confidence_scale: float = 1.0
+    count_scale: float = 1.0
     batch_size: int = 1024
     seed: int = 0
 
@@ -49,6 +51,7 @@ def settings_of(meta: dict) -> dict:
         "bounds": meta.get("bounds"),
         "penalty": meta.get("count_penalty", 0.0),
         "confidence_scale": meta.get("confidence_scale", 1.0),
+        "count_scale": meta.get("count_scale", 1.0),
     }
 
 
