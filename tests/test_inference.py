@@ -8,12 +8,21 @@ import pytest
 import torch
 from toy import SCENES, SIDE, Toy, distance, scenes
 
+from igm.composition import ErrorMatrix
 from igm.evaluation import infer_batch
 from igm.inference import Posterior, draw_for_images, image_generators
 from igm.inference.gradient import Pairs, clip_norm, composition_gradient, infer_gradient
-from igm.inference.pricing import base_members, price_candidates
-from igm.inference.pursuit import infer_pursuit, refine, separating_push
-from igm.inference.sets import addition_sums, candidate_grid, choose_sets, divide_cells, pursue, with_gain
+from igm.inference.pricing import base_members, price_candidates, price_draws
+from igm.inference.pursuit import Pursuit, PursuitSettings, infer_pursuit, refine, separating_push
+from igm.inference.sets import (
+    addition_sums,
+    candidate_grid,
+    choose_sets,
+    divide_cells,
+    may_stand_together,
+    pursue,
+    with_gain,
+)
 
 
 @pytest.fixture
@@ -400,6 +409,29 @@ def test_min_separation_is_respected(toy):
         assert torch.pdist(found.conds[0]).min() >= separation - 1e-6
     with pytest.raises(ValueError, match="may stand together"):
         infer_pursuit(toy, posterior, torch.tensor([9]), **{**PURSUIT, "min_separation": 0.6})
+
+
+def test_finer_sets_are_never_worse_nor_fewer(toy):
+    """Where the greedy search among finer positions gets stuck, as in so crowded a scene, the sets on the grid stay."""
+    posterior, _ = scenes(toy, (2,))
+    settings = PursuitSettings(num_candidates=25, num_draws=4, min_separation=0.27)
+    pursuit = Pursuit(toy, posterior, settings, None)
+    grid = pursuit.candidates
+    base = base_members(len(grid))
+    coarse = choose_sets(pursuit.matrix.A[0], 9, may_stand_together(grid, 0.27), base)
+    fine = pursuit.best_sets(0, 9)
+    assert len(fine) == len(coarse) > 5
+    stuck = 0
+    for choice, (positions, gain) in zip(coarse, fine, strict=True):
+        k = len(positions)
+        assert k == len(choice.members) and (k == 1 or torch.pdist(positions).min() >= 0.27)
+        dictionary = torch.cat([positions, grid[base]])
+        matrix = ErrorMatrix(1, len(dictionary))
+        price_draws(toy, matrix, 0, pursuit.draws[0], dictionary, 1000)
+        weights = torch.cat([torch.full((k,), gain / k), torch.full((len(base),), (1 - gain) / len(base))])
+        assert float(matrix.error(weights[None, None])) <= choice.error + 1e-6
+        stuck += torch.equal(positions, grid[choice.members])
+    assert 0 < stuck < len(fine)
 
 
 @pytest.mark.parametrize("bounds", [None, [0.2, 0.3, 0.8, 0.5]])

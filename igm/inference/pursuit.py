@@ -138,7 +138,7 @@ class Pursuit:
         """The best set of every size up to `num_concepts`, coarse to fine.
 
         The cells of the grid that any size chooses are divided, their parts priced on the same draws, and the sets read
-        off that second matrix.
+        off that second matrix; where the search there ends higher, or early, the set on the grid stays.
 
         Returns:
             positions (K, 2) and gain for K = 1, 2, ...; fewer if no more may stand together.
@@ -152,8 +152,12 @@ class Pursuit:
         price_draws(self.denoiser, matrix, 0, draws, dictionary, self.settings.batch_size)
         self.forward[image] += len(draws.t) * len(dictionary)
         rest = torch.arange(len(fine), len(dictionary))
-        choices = choose_sets(matrix.A[0].cpu(), len(coarse), may_stand_together(fine, separation), rest)
-        return [(fine[choice.members], choice.gain) for choice in choices]
+        finer = choose_sets(matrix.A[0].cpu(), len(coarse), may_stand_together(fine, separation), rest)
+        sets = [(choice.error, grid[choice.members], choice.gain) for choice in coarse]
+        for k, choice in enumerate(finer):
+            if choice.error < sets[k][0]:
+                sets[k] = (choice.error, fine[choice.members], choice.gain)
+        return [(positions, gain) for _, positions, gain in sets]
 
     def finish(self, conds: list[torch.Tensor], gains: list[float]) -> Inferred:
         """Refine one set (K, 2) per image, whose composition has a gain, and say how sure each object is."""

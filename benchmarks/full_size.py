@@ -1,0 +1,102 @@
+"""The full-size CLEVR network at inference: what one-token attention saves, and the memory that pricing candidates takes.
+
+Random weights: neither depends on them. Pricing is measured on a few of the draws, since the rows in the network at once
+(`--batch_size`) bound its memory; the rest is the error matrix, whose size is exact.
+
+Example:
+    python benchmarks/full_size.py
+"""
+
+import resource
+import sys
+import time
+from pathlib import Path
+
+import torch
+from diffusers.models.attention_processor import AttnProcessor2_0
+from torch.utils.flop_counter import FlopCounterMode
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from igm.composition import ErrorMatrix
+from igm.inference import Posterior, draw_for_images, image_generators
+from igm.inference.pricing import price_draws
+from igm.inference.sets import candidate_grid
+from igm.options import ROOT, best_device, new_parser, positive, run
+from models.attention import cross_attention_blocks
+from models.denoiser import Denoiser, build_denoiser
+
+
+def use_plain_attention(denoiser: Denoiser) -> None:
+    """Give the network back the attention that the published one has."""
+    for block in cross_attention_blocks(denoiser.network):
+        block.attn2.set_processor(AttnProcessor2_0())
+
+
+def forward_cost(denoiser: Denoiser, rows: int) -> tuple[float, float]:
+    """GFLOP and processor or GPU seconds of one row's forward pass."""
+    shape, device = denoiser.latent_shape, denoiser.device
+    inputs = (torch.zeros(rows, *shape), torch.full((rows,), 300), torch.zeros(rows, 2), torch.arange(rows))
+    inputs = [x.to(device) for x in inputs]
+    with FlopCounterMode(display=False) as counter:
+        denoiser.predict_pairs(*inputs)
+    on_gpu = device.type == "cuda"
+    clock = time.perf_counter if on_gpu else time.process_time
+    started = clock()
+    denoiser.predict_pairs(*inputs)
+    if on_gpu:
+        torch.cuda.synchronize()
+    return counter.get_total_flops() / rows / 1e9, (clock() - started) / rows
+
+
+def peak_memory(device: torch.device) -> float:
+    """Most memory so far in MiB: the GPU's, or the process's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def main() -> None:
+    parser = new_parser(__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=positive, default=3, help="times both attentions are timed, in turn")
+    parser.add_argument("--num_candidates", type=positive, default=256, help="of the grid")
+    parser.add_argument("--num_draws", type=positive, default=32, help="whose matrix is sized")
+    parser.add_argument("--batch_size", type=positive, default=256, help="network rows at once")
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    config = ROOT / "configs" / "clevr-2D-pos"
+    with torch.no_grad():
+        plain, single = (
+            build_denoiser(config / "unet", config / "scheduler" / "scheduler_config.json", None)
+            .to(best_device())
+            .eval()
+            for _ in range(2)
+        )
+        single.load_state_dict(plain.state_dict())
+        use_plain_attention(plain)
+        costs = [(forward_cost(plain, 4), forward_cost(single, 4)) for _ in range(options.rounds)]
+        ratio = sorted(a[1] / b[1] for a, b in costs)[options.rounds // 2]
+        (gflop, _), (less, _) = costs[0]
+        print(
+            f"one-token attention: {less:.2f} of {gflop:.2f} GFLOP per row ({1 - less / gflop:.1%} fewer), {ratio:.2f}x"
+        )
+        del plain
+        candidates = candidate_grid(options.num_candidates).to(single.device)
+        mean = torch.zeros(1, *single.latent_shape, device=single.device)
+        few = max(2, options.batch_size // len(candidates))
+        draws = draw_for_images(
+            Posterior(mean, mean), few, (0, 500), image_generators(0, [0], stream=3), stratified=True
+        )[0]
+        matrix = ErrorMatrix(1, len(candidates), single.device)
+        before = peak_memory(single.device)
+        price_draws(single, matrix, 0, draws, candidates, options.batch_size)
+    size = matrix.gram.numel() * 4 / 2**20
+    weights = sum(p.numel() for p in single.network.parameters()) * 4 / 2**20
+    print(
+        f"pricing {len(candidates)} candidates x {options.num_draws} draws, {options.batch_size} rows at once: peak "
+        f"{peak_memory(single.device):,.0f} MiB ({before:,.0f} before, weights {weights:,.0f}, error matrix {size:.1f})"
+    )
+
+
+if __name__ == "__main__":
+    run(main)
