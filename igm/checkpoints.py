@@ -23,6 +23,9 @@ from models.denoiser import EMA_DIR, META_FILE, NETWORK_DIR, Denoiser, load_netw
 from models.unet import one_line, read_config
 
 STATE_FILE = "training.json"
+# What diffusers notes in a config beside the network's shape: its origin, and the state of the running average.
+OF_THE_RUN = ("_name_or_path", "decay", "inv_gamma", "min_decay", "optimization_step", "power", "update_after_step")
+OF_THE_RUN += ("use_ema_warmup",)
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -163,3 +166,10 @@ def check_same_run(path: Path, facts: dict, num_processes: int) -> dict:
         if old != value:
             raise ModelError(f"{path} was trained with {name} = {old}, now {value}; use the same, or start afresh")
     return state
+
+
+def tidy_configs(folder: str | Path) -> None:
+    """Take out of the configs under a folder what says where the weights came from, and not what they are."""
+    for file in Path(folder).rglob("config.json"):
+        config = json.loads(file.read_text())
+        file.write_text(json.dumps({k: v for k, v in config.items() if k not in OF_THE_RUN}, indent=2) + "\n")

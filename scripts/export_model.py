@@ -4,7 +4,6 @@ Example:
     python scripts/export_model.py --checkpoint outputs/clevr-mini/checkpoint-7000 --output_dir models/pretrained/clevr-mini
 """
 
-import json
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from igm.checkpoints import tidy_configs
 from igm.options import new_parser, run
 from models.denoiser import Denoiser
 
@@ -29,10 +29,7 @@ def main() -> None:
         denoiser.meta["timestep_range"] = options.timestep_range
     denoiser.network.to(torch.float16)
     denoiser.save_pretrained(options.output_dir)
-    for file in Path(options.output_dir).rglob("config.json"):  # diffusers notes where the weights came from
-        config = json.loads(file.read_text())
-        config.pop("_name_or_path", None)
-        file.write_text(json.dumps(config, indent=2) + "\n")
+    tidy_configs(options.output_dir)
     size = sum(file.stat().st_size for file in Path(options.output_dir).rglob("*") if file.is_file())
     print(f"{options.output_dir}: {size / 2**20:.1f} MiB")
 

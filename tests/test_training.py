@@ -2,6 +2,7 @@
 
 import errno
 import itertools
+import json
 import math
 import resource
 from pathlib import Path
@@ -14,13 +15,13 @@ from safetensors.torch import load_file
 
 from data.clevr import Clevr
 from igm.batches import DataOrder, Share, TrainingBatches, step_generator
-from igm.checkpoints import find_checkpoint, list_checkpoints
+from igm.checkpoints import OF_THE_RUN, find_checkpoint, list_checkpoints, tidy_configs
 from igm.composition import pack
 from igm.objective import Noise, composed_error, draw_noise
 from igm.training import TrainingError, TrainSettings, learning_rate, make_loader, train, training_loss
 from models import ModelError
 from models.codec import load_codec
-from models.denoiser import Denoiser
+from models.denoiser import Denoiser, load_network
 
 SETTINGS = {
     "max_train_steps": 4,
@@ -373,3 +374,16 @@ def test_cleanup_of_a_partial_folder(make_denoiser, tmp_path):
     (partial / "rubbish").write_text("of a killed run")
     run(make_denoiser, tmp_path, max_train_steps=1)
     assert names(tmp_path) == ["checkpoint-1"] and not (tmp_path / "checkpoint-1" / "rubbish").exists()
+
+
+def test_tidy_configs_keep_the_network(make_denoiser, tmp_path):
+    run(make_denoiser, tmp_path, max_train_steps=1, use_ema=True)
+    folder = tmp_path / "checkpoint-1" / "unet2dconditionmodel_ema"
+    before, weights = json.loads((folder / "config.json").read_text()), load_network(folder.parent).state_dict()
+    assert "optimization_step" in before
+    tidy_configs(tmp_path / "checkpoint-1")
+    after = json.loads((folder / "config.json").read_text())
+    assert set(before) - set(after) <= set(OF_THE_RUN) and "optimization_step" not in after
+    assert all(after[name] == before[name] for name in after)
+    again = load_network(folder.parent).state_dict()
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
