@@ -20,6 +20,7 @@ from igm.figures import (
 )
 from igm.figures.__main__ import main
 from igm.figures.animation import GAP
+from igm.figures.folder import spread
 from igm.figures.positions import LEGEND_HEIGHT
 from igm.figures.sheet import CELL_GAP, MARGIN, TILE_GAP, TILE_WIDTH, TITLE_HEIGHT
 from igm.figures.style import COLOURS, DPI, PRED_COLOUR, TRUE_COLOUR
@@ -289,3 +290,8 @@ def test_attribute_sheet_and_bars_from_records(tmp_path):
         pixels = np.asarray(Image.open(paths[0]).convert("RGB")).astype(int)
         reds.append(int(((pixels[..., 0] > 150) & (pixels[..., 1] < 60)).sum()))
     assert reds[0] == 0 < reds[1]
+
+
+@pytest.mark.parametrize(("number", "expected"), [(3, [0, 2, 5]), (8, list(range(8))), (20, list(range(8))), (1, [0])])
+def test_drawn_records_are_spread_over_all(number, expected):
+    assert spread(list(range(8)), number) == expected

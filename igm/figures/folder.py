@@ -37,7 +37,7 @@ def redraw(folder: str | Path, max_images: int = 24) -> list[Path]:
     kind = "labels" if options.get("task") == "animals" else kind
     written = []
     for group, records in groups.items():
-        shown = records[:max_images]
+        shown = spread(records, max_images)
         images = {record["image_id"]: _read_image(record, folder) for record in shown}
         images = {image_id: image for image_id, image in images.items() if image is not None}
         written.append(folder / "figures" / f"{kind}_{group.replace('/', '_')}.png")
@@ -84,6 +84,12 @@ def _confidences(records: Sequence[Mapping[str, Any]], inferred: bool) -> dict[s
         right = np.array([record["num_pred"] == record["num_true"] for record in judged])
         items["counts"] = np.array([record["confidence"] for record in judged]), right
     return items
+
+
+def spread(records: list, number: int) -> list:
+    """At most `number` records at equal steps: files are often sorted by what they show."""
+    number = min(number, len(records))
+    return [records[i * len(records) // number] for i in range(number)]
 
 
 def _read_image(record: Mapping[str, Any], folder: Path) -> Image.Image | None:
