@@ -6,7 +6,7 @@ STAMP := .venv/.installed
 .PHONY: demo test slow lint format install clean
 
 demo: $(STAMP)
-	$(BIN)/python eval_clevr.py
+	$(BIN)/python eval_clevr.py --count infer
 	$(BIN)/python eval_celeba.py
 	$(BIN)/python eval_animal.py --checkpoint animals-mini
 
