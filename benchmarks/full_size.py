@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import torch
+from diffusers import DDPMScheduler
 from diffusers.models.attention_processor import AttnProcessor2_0
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -24,7 +25,33 @@ from igm.inference.pricing import price_draws
 from igm.inference.sets import candidate_grid
 from igm.options import ROOT, best_device, new_parser, positive, run
 from models.attention import cross_attention_blocks
-from models.denoiser import Denoiser, build_denoiser
+from models.denoiser import Denoiser
+from models.unet import build_network, read_config
+
+
+def full_size() -> Denoiser:
+    """The network of configs/clevr-2D-pos with random weights, without a codec."""
+    config = ROOT / "configs" / "clevr-2D-pos"
+    network = build_network(read_config(config / "unet", "unet"))
+    scheduler = DDPMScheduler.from_config(read_config(config / "scheduler" / "scheduler_config.json", "scheduler"))
+    return Denoiser(network, scheduler).to(best_device()).eval()
+
+
+def pricing_memory(denoiser: Denoiser, num_candidates: int, num_draws: int, batch_size: int) -> str:
+    """The peak of pricing a grid of candidates, in words."""
+    candidates, device = candidate_grid(num_candidates).to(denoiser.device), denoiser.device
+    mean = torch.zeros(1, *denoiser.latent_shape, device=device)
+    few = max(2, batch_size // len(candidates))  # draws enough to fill the network twice
+    generators = image_generators(0, [0], stream=3)
+    draws = draw_for_images(Posterior(mean, mean), few, (0, 500), generators, stratified=True)[0]
+    matrix = ErrorMatrix(1, len(candidates), device)
+    before = peak_memory(device)
+    price_draws(denoiser, matrix, 0, draws, candidates, batch_size)
+    size = matrix.gram.numel() * 4 / 2**20
+    return (
+        f"pricing {len(candidates)} candidates x {num_draws} draws, {batch_size} rows at once: peak "
+        f"{peak_memory(device):,.0f} MiB, {before:,.0f} before it, error matrix {size:.1f}"
+    )
 
 
 def use_plain_attention(denoiser: Denoiser) -> None:
@@ -64,38 +91,16 @@ def main() -> None:
     parser.add_argument("--batch_size", type=positive, default=256, help="network rows at once")
     options = parser.parse_args()
     torch.manual_seed(0)
-    config = ROOT / "configs" / "clevr-2D-pos"
+    single = full_size()
     with torch.no_grad():
-        plain, single = (
-            build_denoiser(config / "unet", config / "scheduler" / "scheduler_config.json", None)
-            .to(best_device())
-            .eval()
-            for _ in range(2)
-        )
-        single.load_state_dict(plain.state_dict())
+        print(pricing_memory(single, options.num_candidates, options.num_draws, options.batch_size))
+        plain = full_size()
+        plain.load_state_dict(single.state_dict())
         use_plain_attention(plain)
         costs = [(forward_cost(plain, 4), forward_cost(single, 4)) for _ in range(options.rounds)]
-        ratio = sorted(a[1] / b[1] for a, b in costs)[options.rounds // 2]
-        (gflop, _), (less, _) = costs[0]
-        print(
-            f"one-token attention: {less:.2f} of {gflop:.2f} GFLOP per row ({1 - less / gflop:.1%} fewer), {ratio:.2f}x"
-        )
-        del plain
-        candidates = candidate_grid(options.num_candidates).to(single.device)
-        mean = torch.zeros(1, *single.latent_shape, device=single.device)
-        few = max(2, options.batch_size // len(candidates))
-        draws = draw_for_images(
-            Posterior(mean, mean), few, (0, 500), image_generators(0, [0], stream=3), stratified=True
-        )[0]
-        matrix = ErrorMatrix(1, len(candidates), single.device)
-        before = peak_memory(single.device)
-        price_draws(single, matrix, 0, draws, candidates, options.batch_size)
-    size = matrix.gram.numel() * 4 / 2**20
-    weights = sum(p.numel() for p in single.network.parameters()) * 4 / 2**20
-    print(
-        f"pricing {len(candidates)} candidates x {options.num_draws} draws, {options.batch_size} rows at once: peak "
-        f"{peak_memory(single.device):,.0f} MiB ({before:,.0f} before, weights {weights:,.0f}, error matrix {size:.1f})"
-    )
+    ratio = sorted(a[1] / b[1] for a, b in costs)[options.rounds // 2]
+    (gflop, _), (less, _) = costs[0]
+    print(f"one-token attention: {less:.2f} of {gflop:.2f} GFLOP per row ({1 - less / gflop:.1%} fewer), {ratio:.2f}x")
 
 
 if __name__ == "__main__":
