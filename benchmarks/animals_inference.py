@@ -10,7 +10,6 @@ Example:
 """
 
 import itertools
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.measure import peak_memory, synchronize
 from igm.evaluation import encode_images
 from igm.inference.discrete import Subsets, infer_discrete
 from igm.options import best_device, new_parser, positive, run
@@ -78,20 +78,11 @@ def published_loop(
 
 def timed(function: Callable, device: torch.device) -> float:
     """Seconds of one call."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+    synchronize(device)
     started = time.perf_counter()
     function()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+    synchronize(device)
     return time.perf_counter() - started
-
-
-def peak_memory(device: torch.device) -> float:
-    """Most memory so far in GiB: the GPU's, or the process's."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def main() -> None:
@@ -129,7 +120,7 @@ def main() -> None:
     print(
         f"ratio {old * FULL / (new * FULL + encode):.2f}; at {options.adaptive_draws} draws {old * FULL / adaptive:.1f}"
     )
-    print(f"peak memory here: {memory:.2f} GiB")
+    print(f"peak memory here: {memory / 2**10:.2f} GiB")
 
 
 if __name__ == "__main__":

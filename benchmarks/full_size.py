@@ -1,30 +1,27 @@
 """The full-size CLEVR network at inference: what one-token attention saves, and the memory that pricing candidates takes.
 
-Random weights: neither depends on them. Pricing is measured on a few of the draws, since the rows in the network at once
-(`--batch_size`) bound its memory; the rest is the error matrix, whose size is exact.
+Random weights: neither depends on them. The rows in the network at once (`--batch_size`) bound the memory of pricing.
 
 Example:
     python benchmarks/full_size.py
 """
 
-import resource
 import sys
 import time
 from pathlib import Path
 
 import torch
 from diffusers import DDPMScheduler
-from diffusers.models.attention_processor import AttnProcessor2_0
 from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.measure import peak_memory, synchronize, use_plain_attention
 from igm.composition import ErrorMatrix
 from igm.inference import Posterior, draw_for_images, image_generators
 from igm.inference.pricing import price_draws
 from igm.inference.sets import candidate_grid
 from igm.options import ROOT, best_device, new_parser, positive, run
-from models.attention import cross_attention_blocks
 from models.denoiser import Denoiser
 from models.unet import build_network, read_config
 
@@ -41,9 +38,8 @@ def pricing_memory(denoiser: Denoiser, num_candidates: int, num_draws: int, batc
     """The peak of pricing a grid of candidates, in words."""
     candidates, device = candidate_grid(num_candidates).to(denoiser.device), denoiser.device
     mean = torch.zeros(1, *denoiser.latent_shape, device=device)
-    few = max(2, batch_size // len(candidates))  # draws enough to fill the network twice
     generators = image_generators(0, [0], stream=3)
-    draws = draw_for_images(Posterior(mean, mean), few, (0, 500), generators, stratified=True)[0]
+    draws = draw_for_images(Posterior(mean, mean), num_draws, (0, 500), generators, stratified=True)[0]
     matrix = ErrorMatrix(1, len(candidates), device)
     before = peak_memory(device)
     price_draws(denoiser, matrix, 0, draws, candidates, batch_size)
@@ -54,12 +50,6 @@ def pricing_memory(denoiser: Denoiser, num_candidates: int, num_draws: int, batc
     )
 
 
-def use_plain_attention(denoiser: Denoiser) -> None:
-    """Give the network back the attention that the published one has."""
-    for block in cross_attention_blocks(denoiser.network):
-        block.attn2.set_processor(AttnProcessor2_0())
-
-
 def forward_cost(denoiser: Denoiser, rows: int) -> tuple[float, float]:
     """GFLOP and processor or GPU seconds of one row's forward pass."""
     shape, device = denoiser.latent_shape, denoiser.device
@@ -67,27 +57,18 @@ def forward_cost(denoiser: Denoiser, rows: int) -> tuple[float, float]:
     inputs = [x.to(device) for x in inputs]
     with FlopCounterMode(display=False) as counter:
         denoiser.predict_pairs(*inputs)
-    on_gpu = device.type == "cuda"
-    clock = time.perf_counter if on_gpu else time.process_time
+    clock = time.perf_counter if device.type == "cuda" else time.process_time
     started = clock()
     denoiser.predict_pairs(*inputs)
-    if on_gpu:
-        torch.cuda.synchronize()
+    synchronize(device)
     return counter.get_total_flops() / rows / 1e9, (clock() - started) / rows
-
-
-def peak_memory(device: torch.device) -> float:
-    """Most memory so far in MiB: the GPU's, or the process's."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
 def main() -> None:
     parser = new_parser(__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=positive, default=3, help="times both attentions are timed, in turn")
     parser.add_argument("--num_candidates", type=positive, default=256, help="of the grid")
-    parser.add_argument("--num_draws", type=positive, default=32, help="whose matrix is sized")
+    parser.add_argument("--num_draws", type=positive, default=32, help="noise draws")
     parser.add_argument("--batch_size", type=positive, default=256, help="network rows at once")
     options = parser.parse_args()
     torch.manual_seed(0)
@@ -96,7 +77,7 @@ def main() -> None:
         print(pricing_memory(single, options.num_candidates, options.num_draws, options.batch_size))
         plain = full_size()
         plain.load_state_dict(single.state_dict())
-        use_plain_attention(plain)
+        use_plain_attention(plain.network)
         costs = [(forward_cost(plain, 4), forward_cost(single, 4)) for _ in range(options.rounds)]
     ratio = sorted(a[1] / b[1] for a, b in costs)[options.rounds // 2]
     (gflop, _), (less, _) = costs[0]

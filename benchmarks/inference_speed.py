@@ -13,7 +13,6 @@ Examples:
 import argparse
 import json
 import multiprocessing
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.measure import peak_memory, synchronize
 from data import DataError
 from data.clevr import Clevr
 from igm.evaluation import encode_images
@@ -102,11 +102,11 @@ def measure(name: str, options: argparse.Namespace) -> list[dict]:
     torch.set_num_threads(options.num_threads)
     denoiser, groups = load(options)
     denoiser.requires_grad_(False)
-    before, rows = peak_memory(), []
+    before, rows = peak_memory(denoiser.device), []
     for group, images in groups.items():
         one = measure_published if name == "published" else measure_own
         row = one(name, denoiser, images, options)
-        rows.append({"method": name, "group": group, **row, "memory": peak_memory() - before})
+        rows.append({"method": name, "group": group, **row, "memory": peak_memory(denoiser.device) - before})
     return rows
 
 
@@ -116,7 +116,7 @@ def measure_published(name: str, denoiser: Denoiser, images: list, options: argp
     started = time.perf_counter()
     for image, true in images:
         published_steps(denoiser, image, len(true), steps, options.seed)
-    synchronize()
+    synchronize(denoiser.device)
     seconds = (time.perf_counter() - started) / len(images) / steps * total
     ks = [len(true) for _, true in images]
     encode = count_flop(lambda n: [denoiser.codec.posterior(images[0][0]) for _ in range(n)], total)
@@ -140,7 +140,7 @@ def measure_own(name: str, denoiser: Denoiser, images: list, options: argparse.N
         for row, (_, true) in zip(result.conds.cpu().numpy(), batch, strict=True):
             found += int(num_within([match_points(row[: len(true)], true.numpy())[2]], 0.05)[0])
             objects += len(true)
-    synchronize()
+    synchronize(denoiser.device)
     seconds = (time.perf_counter() - started) / len(images)
     flop = mean_flop(infer, denoiser, images, options.num_steps if name.startswith("gradient") else REFINEMENT_STEPS)
     n = len(images)
@@ -162,19 +162,6 @@ def mean_flop(infer: Callable[..., Inferred], denoiser: Denoiser, images: list, 
             posterior = encode_images(denoiser, image)
             by_count[k] = count_flop(lambda n, p=posterior, k=k: infer(p, torch.tensor([k]), num_steps=n), steps)
     return sum(by_count[len(true)] for _, true in images) / len(images)
-
-
-def synchronize() -> None:
-    """Wait for the GPU, so that the clock is right."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
-def peak_memory() -> float:
-    """Most memory so far in MiB: the GPU's, or the process's."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
 def in_own_process(function: Callable, *args) -> object:
@@ -212,7 +199,7 @@ def growth(options: argparse.Namespace) -> list[tuple[str, int, float, float]]:
         counts = torch.full((images,), k)
         started = time.perf_counter()
         infer(posterior, counts, **settings)
-        synchronize()
+        synchronize(denoiser.device)
         seconds = (time.perf_counter() - started) / images
         flop = count_flop(lambda n: infer(posterior[:1], counts[:1], num_steps=n, **settings), REFINEMENT_STEPS)
         table.append((what, value, seconds, flop / 1e12))

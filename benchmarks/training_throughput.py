@@ -24,20 +24,19 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from diffusers import AutoencoderKL
-from diffusers.models.attention_processor import AttnProcessor2_0
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.measure import use_plain_attention
 from data.images import decode_image, image_to_tensor
 from igm.batches import Share
 from igm.latents import CachedLatents, build_cache
 from igm.options import ROOT, new_parser, not_negative, positive, run, usable_precision
 from igm.setup import compiler_works
 from igm.training import TrainSettings, make_loader, prepare, to_device, training_loss
-from models.attention import cross_attention_blocks
 from models.codec import Codec, KLCodec
 from models.denoiser import Denoiser, build_denoiser
 
@@ -140,8 +139,7 @@ def published_prediction(
 
 def published_step(accelerator: Accelerator, denoiser: Denoiser, pictures: Pictures, s: TrainSettings) -> Step:
     """The published step: plain attention, images encoded, padded slots and an unconditional pass, not shuffled."""
-    for block in cross_attention_blocks(denoiser.network):
-        block.attn2.set_processor(AttnProcessor2_0())
+    use_plain_attention(denoiser.network)
     denoiser.network.train().requires_grad_(True)
     denoiser.to(accelerator.device)
     optimizer = torch.optim.AdamW(denoiser.network.parameters(), lr=s.learning_rate)

@@ -113,8 +113,15 @@ class TrainingBatches(Dataset):
         """This micro-step's and process's part of the noise of the whole optimizer step."""
         total, part = self.share.images_per_step, self.share.part(micro_step)
         generator = step_generator(self.seed, micro_step // self.share.accumulation)
-        timesteps = {"stratified": True, "logit_normal": self.t_logit_normal} if self.t_logit_normal else {}
-        noise = draw_noise(total, self.latent_shape, (0, self.num_timesteps), generator, **timesteps)
+        density = self.t_logit_normal
+        noise = draw_noise(
+            total,
+            self.latent_shape,
+            (0, self.num_timesteps),
+            generator,
+            stratified=density is not None,
+            logit_normal=density,
+        )
         posterior_eps = torch.randn(total, *self.latent_shape, generator=generator)
         if self.with_offset_noise:
             noise.eps = offset_noise(noise.eps, OFFSET_NOISE_STRENGTH, generator)

@@ -1,4 +1,4 @@
-"""Option groups that the scripts probability, and how a script ends on a mistake of its user."""
+"""Option groups that the scripts share, and how a script ends on a mistake of its user."""
 
 import argparse
 import dataclasses

@@ -100,12 +100,7 @@ def train(
 
     loader = make_loader(accelerator, denoiser, dataset, s, share, step)
     loss = loss or training_loss
-    if len(loader) and (s.compile or accelerator.num_processes > 1):
-        first = to_device(loader.dataset[loader.sampler[0]], accelerator.device)
-        if accelerator.num_processes > 1:
-            settle_reduction(denoiser, optimizer, first)
-        if s.compile:
-            drop_wrong_code(accelerator, denoiser, optimizer, lambda: loss(denoiser, first, s.snr_gamma))
+    rehearse(accelerator, denoiser, optimizer, loader, s, loss)
     with contextlib.closing(Meter(accelerator, s, step, share.images_per_step)) as meter:
         for batch in loader:
             batch = to_device(batch, accelerator.device)
@@ -204,14 +199,32 @@ def to_device(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str,
     return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
 
 
-def settle_reduction(denoiser: Denoiser, optimizer: torch.optim.Optimizer, batch: dict[str, torch.Tensor]) -> None:
-    """One backward pass whose gradients are dropped, after which DDP regroups them for good.
+def rehearse(
+    accelerator: Accelerator,
+    denoiser: Denoiser,
+    optimizer: torch.optim.Optimizer,
+    loader: DataLoader,
+    settings: TrainSettings,
+    loss: Callable[..., torch.Tensor],
+) -> None:
+    """Run the first batch without a step, where several processes or compiled code must settle before the first step.
 
-    Without it the first step after a start or a resume would sum the processes' gradients in another order than the rest,
-    and a resumed run of more than two processes would differ in the last bits.
+    DDP regroups its gradients after its first backward pass: without this one, the first step after a start or a resume
+    would sum them in another order than the rest, and a resumed run of more than two processes would differ in the last
+    bits.
     """
-    training_loss(denoiser, batch).backward()
-    optimizer.zero_grad()
+    if not len(loader) or not (settings.compile or accelerator.num_processes > 1):
+        return
+    batch = to_device(loader.dataset[loader.sampler[0]], accelerator.device)
+
+    def first_loss() -> torch.Tensor:
+        return loss(denoiser, batch, settings.snr_gamma)
+
+    if accelerator.num_processes > 1:
+        first_loss().backward()
+        optimizer.zero_grad()
+    if settings.compile:
+        drop_wrong_code(accelerator, denoiser, optimizer, first_loss)
 
 
 def drop_wrong_code(

@@ -132,22 +132,24 @@ class Denoiser(nn.Module):
             whether the code gives the eager numbers; if not, it is dropped.
         """
         parts = ("encode", "decode") if self.shares_trunk else ("forward",)
+        own = {name: value for name, value in vars(self.network).items() if name in parts}  # as offloading sets them
         for part in parts:
             setattr(self.network, part, torch.compile(getattr(self.network, part), dynamic=True))
         if all(compiled_agrees(lambda kind=kind: [self._try_out(kind)]) for kind in {False, gradients}):
             return True
         for part in parts:
             delattr(self.network, part)  # the class's own shows again
+        vars(self.network).update(own)
         return False
 
     def _try_out(self, gradient: bool) -> torch.Tensor:
         """The prediction (2, C, H, W) for two pairs of fixed random numbers, or its gradient in the conditions (2, D)."""
-        generator, like = torch.Generator().manual_seed(0), next(self.network.parameters())
-        x_t = torch.randn(2, *self.latent_shape, generator=generator).to(like)
-        conds = torch.rand(2, self.cond_size, generator=generator).to(like).requires_grad_(gradient)
-        t = torch.tensor([self.num_timesteps // 4, self.num_timesteps // 2], device=like.device)
+        generator, place = torch.Generator().manual_seed(0), (self.device, next(self.network.parameters()).dtype)
+        x_t = torch.randn(2, *self.latent_shape, generator=generator).to(*place)
+        conds = torch.rand(2, self.cond_size, generator=generator).to(*place).requires_grad_(gradient)
+        t = torch.tensor([self.num_timesteps // 4, self.num_timesteps // 2], device=self.device)
         with torch.set_grad_enabled(gradient):
-            prediction = self.predict_pairs(x_t, t, conds, torch.arange(2, device=like.device))
+            prediction = self.predict_pairs(x_t, t, conds, torch.arange(2, device=self.device))
             return torch.autograd.grad(prediction.square().sum(), conds)[0] if gradient else prediction
 
     def save_pretrained(self, folder: str | Path, **options) -> None:

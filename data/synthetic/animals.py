@@ -168,6 +168,7 @@ def _range(text: str) -> tuple[int, int]:
 
 
 def main() -> None:
+    """The command line: see --help."""
     parser = argparse.ArgumentParser(
         prog="python -m data.synthetic.animals",
         description="Generate pictures of animals with their labels.",

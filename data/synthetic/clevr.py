@@ -355,6 +355,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
+    """The command line: see --help."""
     parser = _parser()
     # One line for a mistake, without the usage text above it.
     parser.error = lambda message: parser.exit(2, f"error: {message}\n")

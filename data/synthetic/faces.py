@@ -474,6 +474,7 @@ def _write_text(path: Path, lines: list[str]) -> None:
 
 
 def main() -> None:
+    """The command line: see --help."""
     parser = argparse.ArgumentParser(
         prog="python -m data.synthetic.faces",
         description="Draw faces in the layout of CelebA.",

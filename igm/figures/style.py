@@ -46,6 +46,7 @@ def as_pil(image: Any) -> Image.Image:
 
 
 def draw_image_tile(axes: Axes, image: Image.Image | None) -> None:
+    """Fill axes with an image, or say that there is none."""
     unit_square(axes)
     if image is None:
         axes.set_facecolor("#EEEEEE")
@@ -55,16 +56,19 @@ def draw_image_tile(axes: Axes, image: Image.Image | None) -> None:
 
 
 def unit_square(axes: Axes) -> None:
+    """Give axes image coordinates, [0, 1] with y down, and a thin frame without ticks."""
     axes.set(xlim=(0, 1), ylim=(1, 0), xticks=[], yticks=[])
     for spine in axes.spines.values():
         spine.set(color=FRAME_COLOUR, linewidth=0.5)
 
 
 def open_frame(axes: Axes) -> None:
+    """Leave a plot its left and bottom lines only."""
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def sheet_title(record: Mapping[str, Any], max_characters: int = 28) -> str:
+    """An image's name, shortened at its start, and its denoising error."""
     name = Path(record["image_id"]).stem if "/" in record["image_id"] else record["image_id"]
     name = name if len(name) <= max_characters else "\N{HORIZONTAL ELLIPSIS}" + name[1 - max_characters :]
     error = record.get("error")
@@ -72,6 +76,7 @@ def sheet_title(record: Mapping[str, Any], max_characters: int = 28) -> str:
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
+    """Write a figure; its folder is made."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=DPI)
