@@ -9,19 +9,23 @@ from models.denoiser import Denoiser
 
 
 def describe(
-    options: dict, counts: dict[str, int], denoiser: Denoiser, memory: dict[str, float], more: Iterable[str] = ()
+    options: dict,
+    counts: dict[str, int],
+    parts: dict[str, nn.Module],
+    memory: dict[str, float],
+    more: Iterable[str] = (),
 ) -> None:
     """Print everything that is known before the first step.
 
     Args:
-        options: resolved, by name. counts: images of each dataset. memory: bytes by purpose, of `memory_estimate`.
-        more: further lines.
+        options: resolved, by name. counts: images of each dataset. parts: networks and codecs, by what they are.
+        memory: bytes by purpose, such as `memory_estimate` gives. more: further lines.
     """
     print("Options")
     for name, value in sorted(options.items()):
         print(f"  {name}: {value}")
-    print("Data: " + ", ".join(f"{count:,} {name} images" for name, count in counts.items()))
-    parts = {"network": denoiser.network, "codec": denoiser.codec}
+    if counts:
+        print("Data: " + ", ".join(f"{count:,} {name} images" for name, count in counts.items()))
     for name, module in parts.items():
         print(f"{name.capitalize()}: {type(module).__name__}, {size_of(module) / 1e6:,.1f} M parameters")
     for line in more:
@@ -36,7 +40,12 @@ def describe_evaluation(options, denoiser: Denoiser, groups: dict) -> None:
     """`describe` for an evaluation script: parsed options, the loaded denoiser, datasets by the groups' names."""
     counts = {name: len(dataset) for name, dataset in groups.items()}
     memory = memory_estimate(denoiser, options.batch_size, options.images_per_batch, options.mixed_precision)
-    describe(vars(options), counts, denoiser, memory)
+    describe(vars(options), counts, parts_of(denoiser), memory)
+
+
+def parts_of(denoiser: Denoiser) -> dict[str, nn.Module]:
+    """What `describe` names of a denoiser."""
+    return {"network": denoiser.network, "codec": denoiser.codec}
 
 
 def size_of(module: nn.Module) -> int:

@@ -151,8 +151,13 @@ def add_run_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     group.add_argument("--allow_tf32", action="store_true", help="TF32 matrix products on Ampere and later GPUs")
     group.add_argument("--output_dir", default="outputs", help="results go to <output_dir>/<tracker_project_name>")
     group.add_argument("--tracker_project_name", help="name of the run and of its folder")
-    group.add_argument("--dry_run", action="store_true", help="print options, data, parameters and memory, and stop")
+    add_dry_run_option(group)
     return group
+
+
+def add_dry_run_option(group: argparse._ActionsContainer) -> None:
+    """`--dry_run`, which every script has."""
+    group.add_argument("--dry_run", action="store_true", help="print options, data, parameters and memory, and stop")
 
 
 def add_training_options(parser: argparse.ArgumentParser, **defaults) -> None:

@@ -14,7 +14,7 @@ from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
 
 from igm import warn
 from igm.checkpoints import check_same_run, find_checkpoint
-from igm.dry_run import describe, memory_estimate
+from igm.dry_run import describe, memory_estimate, parts_of
 from igm.latents import CachedLatents, build_cache, cache_bytes, cache_index, cache_path
 from igm.options import choose_tracker, compiler_works, train_settings, usable_precision
 from igm.training import TrainSettings, train
@@ -150,7 +150,7 @@ def describe_training(
         size = cache_bytes(cache_index(path, dataset, denoiser.codec)) / 1e6
         more.append(f"Latents cache: {size:,.1f} MB in {path}, {'there' if path.exists() else 'not built yet'}")
     counts = {"training": len(dataset), "validation": min(options.num_validation_images, len(validation))}
-    describe({**vars(options), **dataclasses.asdict(settings)}, counts, denoiser, memory, more)
+    describe({**vars(options), **dataclasses.asdict(settings)}, counts, parts_of(denoiser), memory, more)
 
 
 def make_denoiser(options: argparse.Namespace, accelerator: Accelerator, meta: dict) -> Denoiser:

@@ -19,12 +19,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from data import DataError
 from data.clevr import Clevr
+from igm.dry_run import describe, memory_estimate, parts_of
 from igm.evaluation import encode_images
 from igm.inference.confidence import fit_scale
 from igm.inference.counting import fit_count_scale, fit_penalty, infer_count
 from igm.inference.pursuit import infer_pursuit, settings_of
 from igm.metrics import HEADLINE_RADIUS, match_points
-from igm.options import int_range, new_parser, not_negative, positive, run
+from igm.options import add_dry_run_option, int_range, new_parser, not_negative, positive, run
 from models.denoiser import META_FILE, Denoiser
 
 
@@ -37,6 +38,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--max_objects", type=positive, default=10, help="largest number considered")
     parser.add_argument("--batch_size", type=positive, default=1024, help="most network rows at once")
     parser.add_argument("--seed", type=not_negative, default=42)
+    add_dry_run_option(parser)
     return parser.parse_args()
 
 
@@ -53,6 +55,9 @@ def main() -> None:
     dataset = Clevr(options.dataset_root, "train", options.object_counts, max_images=options.num_images)
     denoiser = Denoiser.from_pretrained(options.checkpoint)
     dataset.resolution = denoiser.resolution
+    if options.dry_run:
+        memory = memory_estimate(denoiser, options.batch_size, images=1)
+        return describe(vars(options), {"training": len(dataset)}, parts_of(denoiser), memory)
     common = {**settings_of(denoiser.meta), "batch_size": options.batch_size, "seed": options.seed}
     errors, counts, contributions, right = [], [], [], []
     for i in tqdm(range(len(dataset)), unit="image"):

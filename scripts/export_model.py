@@ -12,7 +12,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from igm.checkpoints import tidy_configs
-from igm.options import new_parser, run
+from igm.dry_run import describe, parts_of, size_of
+from igm.options import add_dry_run_option, new_parser, run
 from models.denoiser import Denoiser
 
 
@@ -22,8 +23,11 @@ def main() -> None:
     parser.add_argument("--pretrained_model_name", help="codec, where the checkpoint's own is elsewhere now")
     parser.add_argument("--timestep_range", type=int, nargs=2, help="noise levels where inference does best, to store")
     parser.add_argument("--output_dir", required=True, help="folder to write")
+    add_dry_run_option(parser)
     options = parser.parse_args()
     denoiser = Denoiser.from_pretrained(options.checkpoint, codec=options.pretrained_model_name)
+    if options.dry_run:
+        return describe(vars(options), {}, parts_of(denoiser), {"weights": 4 * size_of(denoiser)})
     denoiser.meta = {k: v for k, v in denoiser.meta.items() if k != "codec"}  # the codec is in the folder
     if options.timestep_range:
         denoiser.meta["timestep_range"] = options.timestep_range

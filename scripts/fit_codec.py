@@ -16,7 +16,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from data import DataError
 from data.celeba import CelebA
 from data.clevr import Clevr
-from igm.options import new_parser, positive, run
+from igm.dry_run import describe
+from igm.options import add_dry_run_option, new_parser, positive, run
 from models.codec import PatchPCA
 
 DATASETS = {"clevr": Clevr, "celeba": CelebA}  # their training images, as the training scripts read them by default
@@ -34,11 +35,16 @@ def main() -> None:
     )
     parser.add_argument("--max_images", type=positive, default=5000, help="images used")
     parser.add_argument("--output_dir", required=True, help="the codec goes to <output_dir>/vae")
+    add_dry_run_option(parser)
     options = parser.parse_args()
     dataset_class = DATASETS[options.dataset]
     dataset = dataset_class(options.dataset_root, resolution=options.resolution, max_images=options.max_images)
-    images = torch.stack([dataset[i]["pixel_values"] for i in tqdm(range(len(dataset)), "reading")])
     codec = PatchPCA(options.patch_size, options.latent_channels, options.whitening)
+    if options.dry_run:
+        held = 4 * 3 * options.resolution**2 * len(dataset)
+        memory = {"images": held, "with their mirror images": 2 * held}
+        return describe(vars(options), {"training": len(dataset)}, {"codec": codec}, memory)
+    images = torch.stack([dataset[i]["pixel_values"] for i in tqdm(range(len(dataset)), "reading")])
     kept = codec.fit(torch.cat([images, images.flip(-1)]))
     codec.save_pretrained(Path(options.output_dir) / "vae")
     print(f"{kept:.1%} of the variance of {len(images):,} images kept; saved {options.output_dir}/vae")

@@ -7,6 +7,7 @@ Example:
     python scripts/train_animals_mini.py --output_dir outputs/animals-mini
 """
 
+import argparse
 import json
 import shutil
 import sys
@@ -26,7 +27,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from data.synthetic.animals import scenes, sprites
 from igm.batches import step_generator
 from igm.checkpoints import list_checkpoints, tidy_configs
-from igm.options import new_parser, positive, run
+from igm.dry_run import describe, memory_estimate, parts_of
+from igm.options import add_dry_run_option, new_parser, positive, run
 from igm.training import TrainSettings, train
 from models.codec import KLCodec
 from models.denoiser import META_FILE, Denoiser, load_network
@@ -58,6 +60,7 @@ UNET = {
     "norm_num_groups": 16,
     "cross_attention_dim": TEXT["hidden_size"],
 }
+STATE_BYTES = 4 + 8 + 4  # per parameter: gradient, Adam's moments, running average
 T_RANGE = (200, 600)  # where most pairs of a seed that no evaluation uses come out right
 # Stable Diffusion's betas; v-prediction, because a small network that predicts noise ignores its prompt at low noise.
 SCHEDULER = {
@@ -69,7 +72,7 @@ SCHEDULER = {
 }
 
 
-def parse_options():
+def parse_options() -> argparse.Namespace:
     """All options; argparse ends the program on a wrong one."""
     parser = new_parser(__doc__.splitlines()[0])
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/animals-mini"), help="parts and checkpoints")
@@ -81,6 +84,7 @@ def parse_options():
     parser.add_argument("--train_batch_size", type=positive, default=64, help="pictures per step")
     parser.add_argument("--learning_rate", type=float, default=1e-3, help="of the network")
     parser.add_argument("--seed", type=int, default=0, help="of pictures, weights and noise")
+    add_dry_run_option(parser)
     return parser.parse_args()
 
 
@@ -263,24 +267,15 @@ def export(folder: Path, tokenizer, encoder, vae, scheduler, network, meta: dict
     print(f"{folder}: {size / 2**20:.1f} MiB")
 
 
-def main() -> None:
-    options = parse_options()
-    out = options.output_dir
-    out.mkdir(parents=True, exist_ok=True)
-    started = time.perf_counter()
-    tokenizer = make_tokenizer(out / "tokenizer")
-    encoder = make_text_encoder(out / "text_encoder", tokenizer, options.seed)
-    pictures, labels = make_pictures(out / "pictures.npz", options.classes, options.num_images, options.seed)
-    if (out / "vae" / "config.json").is_file():
-        vae = AutoencoderKL.from_pretrained(out / "vae").requires_grad_(False).eval()
-    else:
-        vae = train_vae(out / "vae", pictures, options.vae_steps, options.seed)
-    codec = KLCodec(vae)
-    mean, std = encode_pictures(out / "latents.npz", codec, pictures)
-    prompts = encode_prompts(tokenizer, encoder, [PROMPT.format(name) for name in options.classes])
-    torch.manual_seed(options.seed)
-    denoiser = Denoiser(UNet2DConditionModel(**UNET), DDPMScheduler(**SCHEDULER), codec)
-    settings = TrainSettings(
+def make_denoiser(vae: AutoencoderKL, seed: int) -> Denoiser:
+    """A denoiser whose network has fresh weights."""
+    torch.manual_seed(seed)
+    return Denoiser(UNet2DConditionModel(**UNET), DDPMScheduler(**SCHEDULER), KLCodec(vae))
+
+
+def train_settings(options: argparse.Namespace) -> TrainSettings:
+    """How the network is trained; a run goes on where it stopped."""
+    return TrainSettings(
         max_train_steps=options.max_train_steps,
         train_batch_size=options.train_batch_size,
         learning_rate=options.learning_rate,
@@ -295,6 +290,27 @@ def main() -> None:
         checkpoints_total_limit=2,
         resume_from_checkpoint="latest",
     )
+
+
+def main() -> None:
+    options = parse_options()
+    out, settings = options.output_dir, train_settings(options)
+    if options.dry_run:
+        fresh, batch = make_denoiser(AutoencoderKL(**VAE), options.seed), options.train_batch_size
+        memory = memory_estimate(fresh, batch, batch, state_bytes=STATE_BYTES)
+        return describe({**vars(options), **vars(settings)}, {"training": options.num_images}, parts_of(fresh), memory)
+    out.mkdir(parents=True, exist_ok=True)
+    started = time.perf_counter()
+    tokenizer = make_tokenizer(out / "tokenizer")
+    encoder = make_text_encoder(out / "text_encoder", tokenizer, options.seed)
+    pictures, labels = make_pictures(out / "pictures.npz", options.classes, options.num_images, options.seed)
+    if (out / "vae" / "config.json").is_file():
+        vae = AutoencoderKL.from_pretrained(out / "vae").requires_grad_(False).eval()
+    else:
+        vae = train_vae(out / "vae", pictures, options.vae_steps, options.seed)
+    denoiser = make_denoiser(vae, options.seed)
+    mean, std = encode_pictures(out / "latents.npz", denoiser.codec, pictures)
+    prompts = encode_prompts(tokenizer, encoder, [PROMPT.format(name) for name in options.classes])
     train(Accelerator(), denoiser, SingleAnimals(mean, std, labels, prompts), out, settings)
     print(f"{(time.perf_counter() - started) / 60:.0f} minutes")
     if options.export_to:

@@ -504,3 +504,18 @@ def test_calibration_completes_the_checkpoint(clevr_root, checkpoint, run_main):
     after = json.loads((checkpoint / "igm.json").read_text())
     assert {name: after[name] for name in before} == before
     assert set(after) - set(before) == {"count_penalty", "confidence_scale", "count_scale"} and "1 counts right" in out
+
+
+@pytest.mark.parametrize("name", ["export_model", "fit_codec", "calibrate", "train_animals_mini"])
+def test_dry_run_of_the_other_scripts(name, run_main, clevr_root, checkpoint, tmp_path):
+    """Options, data, parameters and memory are printed; nothing is written, the checkpoint stays as it was."""
+    places = {"checkpoint": ("--checkpoint", checkpoint), "root": ("--dataset_root", clevr_root)}
+    places["out"] = ("--output_dir", tmp_path / "out")
+    takes = {"export_model": ("checkpoint", "out"), "fit_codec": ("root", "out"), "calibrate": ("checkpoint", "root")}
+    args = [arg for place in takes.get(name, ("out",)) for arg in places[place]]
+    before = (checkpoint / "igm.json").read_text()
+    code, out, err = run_main(f"scripts.{name}", *args, "--dry_run")
+    assert code == 0, err
+    assert "Options" in out and "M parameters" in out and "Memory per process" in out and "Dry run" in out
+    assert ("training images" in out) == (name != "export_model")
+    assert not (tmp_path / "out").exists() and (checkpoint / "igm.json").read_text() == before
