@@ -157,6 +157,8 @@ def make_denoiser(options: argparse.Namespace, accelerator: Accelerator, meta: d
     """A Denoiser with fresh weights: trainable network in float32, frozen codec."""
     codec_name = options.pretrained_model_name or DEFAULT_MODEL
     codec = load_codec(codec_name, local_files_only=options.local_files_only).eval().requires_grad_(False)
+    if Path(codec_name).is_dir():
+        codec_name = Path(codec_name).resolve()  # the checkpoint is then of use from every folder
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision, torch.float32)
     if accelerator.device.type == "cuda" and options.no_latent_cache:  # what is kept is encoded in float32
         codec.to(dtype)
