@@ -26,7 +26,7 @@ from igm.options import (
     add_run_options,
     best_device,
     compile_where_right,
-    determining,
+    evaluation_settings,
     int_range,
     new_parser,
     positive,
@@ -204,11 +204,7 @@ def main() -> None:
             output_dir,
             task="animals",
             method=method,
-            options=determining(options, DETERMINING),
-            checkpoint=checkpoint,
-            images_per_batch=options.images_per_batch,
-            batch_size=options.batch_size,
-            resume=options.resume,
+            **evaluation_settings(options, checkpoint, DETERMINING),
         )
         if summary:
             finish(summary, output_dir, figures=not options.no_figures)

@@ -21,7 +21,7 @@ from igm.options import (
     add_model_options,
     add_run_options,
     check_task,
-    determining,
+    evaluation_settings,
     find_model,
     load_denoiser,
     new_parser,
@@ -127,12 +127,8 @@ def main() -> None:
         output_dir,
         task="celeba",
         method=options.method,
-        options=determining(options, DETERMINING),
-        checkpoint=checkpoint,
-        images_per_batch=options.images_per_batch,
-        batch_size=options.batch_size,
         mixed_precision=usable_precision(options.mixed_precision, model.device),
-        resume=options.resume,
+        **evaluation_settings(options, checkpoint, DETERMINING),
     )
     if summary:
         finish(summary, output_dir, figures=not options.no_figures)

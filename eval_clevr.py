@@ -23,7 +23,7 @@ from igm.options import (
     add_evaluation_options,
     add_model_options,
     add_run_options,
-    determining,
+    evaluation_settings,
     find_model,
     int_range,
     load_denoiser,
@@ -163,13 +163,9 @@ def main() -> None:
         output_dir,
         task="clevr",
         method=options.method,
-        options=determining(options, DETERMINING),
-        checkpoint=checkpoint,
-        images_per_batch=options.images_per_batch,
-        batch_size=options.batch_size,
         num_objects=options.num_objects,
         mixed_precision=usable_precision(options.mixed_precision, denoiser.device),
-        resume=options.resume,
+        **evaluation_settings(options, checkpoint, DETERMINING),
     )
     if summary:
         finish(summary, output_dir, figures=not options.no_figures)

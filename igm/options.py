@@ -410,6 +410,17 @@ def set_resolution(options: argparse.Namespace, denoiser: Denoiser, datasets: It
         dataset.resolution = resolution
 
 
+def evaluation_settings(options: argparse.Namespace, checkpoint: str, names: Iterable[str]) -> dict:
+    """What `igm.evaluation.evaluate` takes of the options that every evaluation has; `names` as in `determining`."""
+    return {
+        "options": determining(options, names),
+        "checkpoint": checkpoint,
+        "images_per_batch": options.images_per_batch,
+        "batch_size": options.batch_size,
+        "resume": options.resume,
+    }
+
+
 def determining(options: argparse.Namespace, names: Iterable[str]) -> dict:
     """The options that determine results, to be stored beside them: `names`, and those that every evaluation has."""
     common = ("seed", "mixed_precision", "resolution", "no_ema", "pretrained_model_name")

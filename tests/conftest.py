@@ -262,6 +262,36 @@ def tiny_denoiser(request, make_denoiser):
     return make_denoiser(kind, prediction_type or "epsilon")
 
 
+def as_flags(options: dict) -> list[str]:
+    """Arguments of a command from options by name; None drops one."""
+    return [str(x) for name, value in options.items() if value is not None for x in (f"--{name}", value)]
+
+
+@pytest.fixture
+def training_args(tiny_vae_dir, tiny_configs, tmp_path):
+    """A function (root, kind of network) -> a function (**changes) -> arguments of a training of two steps."""
+
+    def of(root, kind):
+        def arguments(**changes):
+            options = {
+                "dataset_root": root,
+                "unet_config": tiny_configs[kind],
+                "scheduler_config": tiny_configs["scheduler"],
+                "pretrained_model_name": tiny_vae_dir,
+                "resolution": 16,
+                "train_batch_size": 2,
+                "max_train_steps": 2,
+                "num_validation_images": 0,
+                "report_to": "none",
+                "output_dir": tmp_path / "out",
+            }
+            return as_flags({**options, **changes})
+
+        return arguments
+
+    return of
+
+
 def script_env(tmp_path: Path, **changes: str | None) -> dict[str, str]:
     """Environment of a script under test: one thread, offline, no login, caches in the test's folder."""
     keep = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "ACCELERATE", "HF_"))}

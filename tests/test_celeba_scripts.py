@@ -20,26 +20,9 @@ PUBLISHED += ("--unet_config", "configs/clevr-2D-pos/unet/config.json")
 
 
 @pytest.fixture
-def train_args(celeba_root, tiny_vae_dir, tiny_configs, tmp_path):
-    """A function (**changes) -> arguments of a training of two steps."""
-
-    def arguments(**changes):
-        options = {
-            "dataset_root": celeba_root,
-            "unet_config": tiny_configs["attribute_unet"],
-            "scheduler_config": tiny_configs["scheduler"],
-            "pretrained_model_name": tiny_vae_dir,
-            "resolution": 16,
-            "train_batch_size": 2,
-            "max_train_steps": 2,
-            "num_validation_images": 0,
-            "report_to": "none",
-            "output_dir": tmp_path / "out",
-            **changes,
-        }
-        return [str(x) for name, value in options.items() for x in (f"--{name}", value)]
-
-    return arguments
+def train_args(training_args, celeba_root):
+    """`training_args` on the tiny CelebA."""
+    return training_args(celeba_root, "attribute_unet")
 
 
 @pytest.fixture

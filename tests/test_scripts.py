@@ -8,7 +8,7 @@ import socket
 
 import pytest
 import torch
-from conftest import ROOT, SCHEDULER, UNET, write_clevr
+from conftest import ROOT, SCHEDULER, UNET, as_flags, write_clevr
 from safetensors.torch import load_file
 
 import models.codec
@@ -17,26 +17,9 @@ from igm.results import RECORD_KEYS
 
 
 @pytest.fixture
-def train_args(clevr_root, tiny_vae_dir, tiny_configs, tmp_path):
-    """A function (**changes) -> arguments of a training of two steps; a value of None drops the flag."""
-
-    def arguments(**changes):
-        options = {
-            "dataset_root": clevr_root,
-            "unet_config": tiny_configs["unet"],
-            "scheduler_config": tiny_configs["scheduler"],
-            "pretrained_model_name": tiny_vae_dir,
-            "resolution": 16,
-            "train_batch_size": 2,
-            "max_train_steps": 2,
-            "num_validation_images": 0,
-            "report_to": "none",
-            "output_dir": tmp_path / "out",
-            **changes,
-        }
-        return [str(x) for name, value in options.items() if value is not None for x in (f"--{name}", value)]
-
-    return arguments
+def train_args(training_args, clevr_root):
+    """`training_args` on the tiny CLEVR."""
+    return training_args(clevr_root, "unet")
 
 
 @pytest.fixture
@@ -65,7 +48,7 @@ def eval_args(clevr_root, checkpoint, tmp_path):
             "output_dir": tmp_path / "results",
             **changes,
         }
-        return [*flags] + [str(x) for name, value in options.items() if value is not None for x in (f"--{name}", value)]
+        return [*flags, *as_flags(options)]
 
     return arguments
 
