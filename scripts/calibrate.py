@@ -1,10 +1,13 @@
-"""Measure on training images what inference needs to know of a checkpoint, and write it into its igm.json.
+"""Measure on images with known concepts what inference needs to know of a checkpoint, and write it into its igm.json.
 
-`count_penalty`: by how much an object must lower the error to be counted. `confidence_scale` and `count_scale`: how much
-the contributions of objects, and the errors of counts, vary beyond the noise of the draws.
+Positions (training images): `count_penalty`, by how much an object must lower the error to be counted;
+`confidence_scale` and `count_scale`, how much the contributions of objects, and the errors of counts, vary beyond the
+noise of the draws. Attributes (validation images of the training domain): `timestep_range`, the noise levels that tell
+their values apart best.
 
-Example:
+Examples:
     python scripts/calibrate.py --checkpoint models/pretrained/clevr-mini --dataset_root DIR
+    python scripts/calibrate.py --checkpoint models/pretrained/celeba-mini --dataset_root faces --num_images 300
 """
 
 import argparse
@@ -18,46 +21,48 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from data import DataError
+from data.celeba import DOMAINS, CelebA, all_concepts
 from data.clevr import Clevr
+from igm.composition import subset_weights
 from igm.dry_run import describe, memory_estimate, parts_of
 from igm.evaluation import encode_images
 from igm.inference.confidence import fit_scale
 from igm.inference.counting import fit_count_scale, fit_penalty, infer_count
+from igm.inference.joint import joint_choices
+from igm.inference.levels import best_levels, errors_by_level
 from igm.inference.pursuit import infer_pursuit, settings_of
 from igm.metrics import HEADLINE_RADIUS, match_points
-from igm.options import add_dry_run_option, int_range, new_parser, not_negative, positive, run
+from igm.options import add_dry_run_option, int_range, new_parser, positive, run, seed_number
 from models.denoiser import META_FILE, Denoiser
+from models.unet import read_config
+
+LEVEL_DRAWS, LEVEL_STEP = 100, 10  # noise draws over all levels, and the grid of the ranges tried
 
 
 def parse_options() -> argparse.Namespace:
+    """All options; argparse ends the program on a wrong one."""
     parser = new_parser(__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", required=True, help="folder whose igm.json is completed")
-    parser.add_argument("--dataset_root", required=True, help="folder of CLEVR_v1.0")
-    parser.add_argument("--object_counts", type=int_range, default=(3, 5), help="objects per scene, as in training")
-    parser.add_argument("--num_images", type=positive, default=50, help="training images used")
-    parser.add_argument("--max_objects", type=positive, default=10, help="largest number considered")
+    parser.add_argument("--dataset_root", required=True, help="folder of CLEVR_v1.0, or of CelebA")
+    parser.add_argument("--object_counts", type=int_range, default=(3, 5), help="positions: per scene, as in training")
+    parser.add_argument("--domain", choices=[*DOMAINS, "all"], default="female", help="attributes: as in training")
+    parser.add_argument("--num_images", type=positive, default=50, help="images used")
+    parser.add_argument("--max_objects", type=positive, default=10, help="positions: largest number considered")
     parser.add_argument("--batch_size", type=positive, default=1024, help="most network rows at once")
-    parser.add_argument("--seed", type=not_negative, default=42)
+    parser.add_argument("--seed", type=seed_number, default=42, help="the same seed gives the same numbers")
     add_dry_run_option(parser)
     return parser.parse_args()
 
 
-def found_within(conds: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
-    """Which of the positions (K, 2) are matched within the headline radius: (K,) bool."""
-    rows, _, distances = match_points(conds.cpu().numpy(), true.numpy())
-    right = torch.zeros(len(conds), dtype=torch.bool)
-    right[rows] = torch.from_numpy(distances <= HEADLINE_RADIUS)
-    return right
+def load_data(options: argparse.Namespace, meta: dict) -> Clevr | CelebA:
+    """Images of the checkpoint's task, of which `meta` tells."""
+    if meta.get("task", "clevr") == "clevr":
+        return Clevr(options.dataset_root, "train", options.object_counts, max_images=options.num_images)
+    return CelebA(options.dataset_root, "val", options.domain, meta["attributes"], max_images=options.num_images)
 
 
-def main() -> None:
-    options = parse_options()
-    dataset = Clevr(options.dataset_root, "train", options.object_counts, max_images=options.num_images)
-    denoiser = Denoiser.from_pretrained(options.checkpoint)
-    dataset.resolution = denoiser.resolution
-    if options.dry_run:
-        memory = memory_estimate(denoiser, options.batch_size, images=1)
-        return describe(vars(options), {"training": len(dataset)}, parts_of(denoiser), memory)
+def measure_positions(denoiser: Denoiser, dataset: Clevr, options: argparse.Namespace) -> dict:
+    """Infer positions and numbers; fit the penalty of a count and the scales of the confidences."""
     common = {**settings_of(denoiser.meta), "batch_size": options.batch_size, "seed": options.seed}
     errors, counts, contributions, right = [], [], [], []
     for i in tqdm(range(len(dataset)), unit="image"):
@@ -79,14 +84,66 @@ def main() -> None:
         contributions.append(known.extra["contributions"][0])
         right.append(found_within(known.conds[0], true))
     penalty, share = fit_penalty([own.mean(0) for own in errors], counts)
-    measured = {
+    print(f"{share:.0%} of {len(counts)} counts right")
+    return {
         "count_penalty": penalty,
         "confidence_scale": round(fit_scale(contributions, right, penalty), 4),
         "count_scale": round(fit_count_scale(errors, counts, penalty), 4),
     }
+
+
+def found_within(conds: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
+    """Which of the positions (K, 2) are matched within the headline radius: (K,) bool."""
+    rows, _, distances = match_points(conds.cpu().numpy(), true.numpy())
+    right = torch.zeros(len(conds), dtype=torch.bool)
+    right[rows] = torch.from_numpy(distances <= HEADLINE_RADIUS)
+    return right
+
+
+def measure_attributes(denoiser: Denoiser, dataset: CelebA, options: argparse.Namespace) -> dict:
+    """Price every combination of values at every noise level; choose the levels with the most values right."""
+    k = len(dataset.attributes)
+    choices = joint_choices([2] * k)  # (S, K)
+    candidates, weights = all_concepts(k), subset_weights(choices.tolist(), 2 * k)
+    if denoiser.meta["task"] == "celeba-gc":
+        candidates, weights = candidates[choices].sum(1), torch.eye(len(choices))
+    images = torch.stack([item["pixel_values"] for item in dataset])
+    errors = errors_by_level(
+        denoiser,
+        encode_images(denoiser, images),
+        candidates.to(denoiser.device),
+        weights,
+        num_draws=LEVEL_DRAWS,
+        batch_size=options.batch_size,
+        seed=options.seed,
+        progress=tqdm,
+    )
+    values = choices - 2 * torch.arange(k)  # (S, K), 0 or 1
+    right = (values == torch.from_numpy(dataset.values)[:, None]).float().mean(2)  # (B, S)
+    low, high, share = best_levels(errors, right, LEVEL_STEP)
+    print(f"{share:.1%} of the values of {len(dataset)} images right")
+    scale = denoiser.num_timesteps // LEVEL_DRAWS
+    return {"timestep_range": [low * scale, high * scale]}
+
+
+def main() -> None:
+    options = parse_options()
     file = Path(options.checkpoint) / META_FILE
+    dataset = load_data(options, read_config(file, "--checkpoint"))  # before the model: mistakes show at once
+    denoiser = Denoiser.from_pretrained(options.checkpoint)
+    dataset.resolution = denoiser.resolution
+    if options.dry_run:
+        memory = memory_estimate(denoiser, options.batch_size, images=1)
+        return describe(
+            vars(options),
+            {"training" if isinstance(dataset, Clevr) else "validation": len(dataset)},
+            parts_of(denoiser),
+            memory,
+        )
+    measure = measure_positions if isinstance(dataset, Clevr) else measure_attributes
+    measured = measure(denoiser, dataset, options)
     file.write_text(json.dumps({**denoiser.meta, **measured}, indent=2) + "\n")
-    print(f"{share:.0%} of {len(counts)} counts right; wrote {measured} to {file}")
+    print(f"wrote {measured} to {file}")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ def joint_choices(sizes: Sequence[int]) -> torch.Tensor:
     """
     total = int(torch.tensor(sizes, dtype=torch.float64).prod())
     if total > min(4096, MOST_ENUMERATED):
-        raise UserError(f"--method gc needs a network row for each of {total:,} combinations; name fewer --attributes")
+        raise UserError(f"{total:,} combinations are too many to price each by itself; name fewer --attributes")
     starts = torch.tensor([sum(sizes[:k]) for k in range(len(sizes))])
     return torch.cartesian_prod(*[torch.arange(size) for size in sizes]).view(total, len(sizes)) + starts
 
