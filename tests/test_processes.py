@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -16,6 +17,7 @@ from accelerate import PartialState
 from accelerate.state import AcceleratorState
 from conftest import ROOT, script_env
 from test_training import Latents, assert_equal, contents, names, run
+from tqdm import tqdm
 
 CONTEXT = multiprocessing.get_context("fork")  # everything is imported already: a process starts at once
 
@@ -107,10 +109,18 @@ def train_until_killed(start, folder, rng, spread):
 
 
 class Forked:
-    """A forked process with the interface of subprocess.Popen that is used here."""
+    """A forked process with the interface of subprocess.Popen that is used here.
+
+    It has a lock of its own for the progress bar: tqdm's is shared by forks, and one that is killed while it holds it would
+    leave all others waiting for ever.
+    """
 
     def __init__(self, function):
-        self.process = CONTEXT.Process(target=function)
+        def start():
+            tqdm.set_lock(threading.RLock())
+            function()
+
+        self.process = CONTEXT.Process(target=start)
         self.process.start()
 
     def poll(self):
