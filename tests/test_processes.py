@@ -138,17 +138,20 @@ class Forked:
 def test_killed_at_random_moments(make_denoiser, tmp_path, kills):
     """Mostly killed while a checkpoint is written or an old one deleted; then the weights of an undisturbed run."""
     options = {
-        "kind": "position_unet", "dataset": Latents(16), "max_train_steps": 3 * kills, "checkpointing_steps": 1,
-        "checkpoints_total_limit": 1, "logging_steps": 100,
+        "kind": "position_unet", "dataset": Latents(16), "max_train_steps": 4 * kills, "checkpointing_steps": 1,
+        "logging_steps": 100,
     }  # fmt: skip
-    last = f"checkpoint-{3 * kills}"
+    last = f"checkpoint-{4 * kills}"
     run(make_denoiser, tmp_path / "straight", **options)
+    times = sorted(path.stat().st_mtime for path in (tmp_path / "straight").glob("checkpoint-*"))
+    step_time = (times[-1] - times[0]) / (len(times) - 1)
     folder, rng = tmp_path / "killed", random.Random(0)
+    options["checkpoints_total_limit"] = 1
 
     def start():
         return Forked(lambda: run(make_denoiser, folder, resume_from_checkpoint="latest", **options))
 
-    codes = [train_until_killed(start, folder, rng, spread=0.3) for _ in range(kills)]
+    codes = [train_until_killed(start, folder, rng, spread=2 * step_time) for _ in range(kills)]
     assert codes.count(-signal.SIGKILL) >= 2 * kills / 3
     assert steps_in(folder)  # something complete is always there
     run(make_denoiser, folder, resume_from_checkpoint="latest", **options)
