@@ -79,12 +79,9 @@ def activation_bytes(denoiser: Denoiser, rows: int, images: int, gradient_checkp
     """Bytes in float32 that a forward pass keeps for its backward pass, counted on tensors without storage."""
     network = getattr(denoiser.network, "module", denoiser.network)
     with torch.device("meta"):
-        copy = type(network).from_config(network.config)
-        x_t, t = torch.empty(images, *denoiser.latent_shape), torch.empty(images, dtype=torch.long)
-        conds, index = torch.empty(rows, denoiser.cond_size), torch.empty(rows, dtype=torch.long)
+        copy = type(network).from_config(network.config).train()
     if gradient_checkpointing:
         copy.enable_gradient_checkpointing()
-    shadow = Denoiser(copy.train(), denoiser.scheduler).to("meta")
     weights = {parameter.untyped_storage()._cdata for parameter in copy.parameters()}
     kept = {}  # bytes by storage, of which several views may be kept
 
@@ -94,7 +91,7 @@ def activation_bytes(denoiser: Denoiser, rows: int, images: int, gradient_checkp
             kept[storage._cdata] = storage.nbytes()
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        result = shadow.predict_pairs(x_t, t, conds, index)
+    with torch.device("meta"), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        result = denoiser.trial_pass(copy, rows, images)
     del result
     return sum(kept.values())

@@ -251,6 +251,23 @@ def label_metrics(
     return metrics, ci95
 
 
+def headline_parts(task: str, records: Iterable[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
+    """A task's headline score image by image: what is right (B,), of how much (B,); the score is the ratio of the sums.
+
+    Objects within 0.05, attribute values, or for classes whether the whole set is right. Every record has ground truth.
+    """
+    records = list(records)
+    if task.startswith("clevr"):
+        distances, num_true = matched_distances(records)
+        return num_within(distances, HEADLINE_RADIUS), num_true
+    true, pred = (
+        [np.argmax(np.asarray(record[name]), axis=1) for record in records] for name in ("conds_true", "conds_pred")
+    )
+    if task == "animals":
+        return np.array([set(t) == set(p) for t, p in zip(true, pred, strict=True)]), np.ones(len(records))
+    return np.array([(t == p).sum() for t, p in zip(true, pred, strict=True)]), np.array([len(t) for t in true])
+
+
 def count_confusion(records: Iterable[Mapping[str, Any]]) -> dict[int, dict[int, int]]:
     """Count the images by true and predicted number of objects: {num_true: {num_pred: images}}, keys ascending."""
     confusion: dict[int, dict[int, int]] = {}

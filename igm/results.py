@@ -13,7 +13,8 @@ A record is a plain dict:
     seconds            float, wall-clock time spent on the image
     seed               int
 
-Further keys are kept. `python -m igm.results DIR` scores a results folder again and prints the table.
+Further keys are kept. `python -m igm.results DIR` scores a results folder again and prints the table; with
+`--against OTHER` also by how much it is above another run on the same images.
 """
 
 import argparse
@@ -27,8 +28,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from igm import UserError
-from igm.metrics import attribute_metrics, label_metrics, position_metrics
+from igm.metrics import attribute_metrics, bootstrap_interval, headline_parts, label_metrics, position_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -283,6 +286,30 @@ def rescore(folder: str | Path) -> dict[str, Any]:
     )
 
 
+def compare(folder: str | Path, other: str | Path) -> list[str]:
+    """By how much a folder's headline score is above another's on the images that both have, a line per group.
+
+    The 95 % interval is over images and paired: the same resampled images count for both.
+
+    Raises:
+        FileNotFoundError: if a folder has no result file. UserError: other tasks, or no image in common.
+    """
+    tasks = [read_options(place).get("task") for place in (folder, other)]
+    ours, theirs = ({_key(r): r for r in read_results(place) if r["conds_true"]} for place in (folder, other))
+    shared = [key for key in ours if key in theirs and ours[key]["conds_true"] == theirs[key]["conds_true"]]
+    if tasks[0] != tasks[1] or not shared:
+        raise UserError(f"{folder} and {other} have no image of one task in common; name runs on the same images")
+    lines = []
+    for group in dict.fromkeys(group for group, _ in shared):
+        keys = [key for key in shared if key[0] == group]
+        (top, of), (other_top, _) = (headline_parts(tasks[0], [side[k] for k in keys]) for side in (ours, theirs))
+        difference = np.asarray(top, dtype=float) - other_top
+        low, high = bootstrap_interval(difference, of)
+        score = 100 * difference.sum() / of.sum()
+        lines.append(f"{group}: {score:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}] on {len(keys):,} images")
+    return lines
+
+
 def library_versions() -> dict[str, str]:
     """Versions of Python and of the installed libraries that results depend on."""
     versions = {"python": platform.python_version()}
@@ -460,12 +487,14 @@ def main() -> None:
     """Score a results folder again from its records, rewrite its summary.json and print the table."""
     parser = argparse.ArgumentParser(prog="python -m igm.results", description=main.__doc__)
     parser.add_argument("folder", type=Path, help="results folder: results.jsonl and options.json")
+    parser.add_argument("--against", type=Path, help="also compare with this folder's results on the same images")
     options = parser.parse_args()
     try:
         summary = rescore(options.folder)
+        differences = compare(options.folder, options.against) if options.against else []
     except (FileNotFoundError, ValueError) as error:
         parser.error(str(error))
-    print(format_table(summary))
+    print("\n".join([format_table(summary), *differences]))
 
 
 if __name__ == "__main__":

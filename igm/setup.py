@@ -135,21 +135,22 @@ def describe_training(
 ) -> None:
     """What --dry_run prints of a training."""
     concepts = dataset.labels(0)["mask"].numel()
-    moments = 2 if settings.use_8bit_adam else 8
     memory = memory_estimate(
         denoiser,
         settings.train_batch_size * concepts,
         settings.train_batch_size,
         usable_precision(options.mixed_precision),
         gradient_checkpointing=options.gradient_checkpointing,
-        state_bytes=4 + moments + 4 * settings.use_ema,
+        state_bytes=settings.state_bytes,
     )
     more = []
     if not options.no_latent_cache:
         path = cache_path(run_dir / "cache", dataset, denoiser.codec)
         size = cache_bytes(cache_index(path, dataset, denoiser.codec)) / 1e6
         more.append(f"Latents cache: {size:,.1f} MB in {path}, {'there' if path.exists() else 'not built yet'}")
-    counts = {"training": len(dataset), "validation": min(options.num_validation_images, len(validation))}
+    counts = {"training": len(dataset)}
+    if options.num_validation_images:
+        counts["validation"] = min(options.num_validation_images, len(validation))
     describe({**vars(options), **dataclasses.asdict(settings)}, counts, parts_of(denoiser), memory, more)
 
 

@@ -61,6 +61,11 @@ class TrainSettings:
     validation_steps: int = 1000
     resume_from_checkpoint: str | None = None
 
+    @property
+    def state_bytes(self) -> int:
+        """Bytes per parameter besides the weight: gradient, Adam's two moments, running average."""
+        return 4 + (2 if self.use_8bit_adam else 8) + 4 * self.use_ema
+
 
 def train(
     accelerator: Accelerator,

@@ -104,6 +104,12 @@ class Denoiser(nn.Module):
         tokens = conds[:, None] if conds.ndim == 2 else conds  # (P, L, D)
         return self.network(x_t[index], t[index], encoder_hidden_states=tokens).sample.float()
 
+    def trial_pass(self, network: nn.Module, rows: int, images: int) -> torch.Tensor:
+        """What `network`, of this one's kind, predicts for `rows` empty pairs of `images`, on the default device."""
+        x_t, t = torch.empty(images, *self.latent_shape), torch.empty(images, dtype=torch.long)
+        conds, index = torch.empty(rows, self.cond_size), torch.empty(rows, dtype=torch.long)
+        return Denoiser(network, self.scheduler).predict_pairs(x_t, t, conds, index)
+
     def share(self, x_t: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """What all concepts of a noisy image share, computed once: (x_t, t) itself, or the trunk's features."""
         return self.network.encode(x_t, t) if self.shares_trunk else (x_t, t)

@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from data import DataError
 from data.celeba import DOMAINS, CelebA, all_concepts
 from data.clevr import Clevr
+from igm import UserError
 from igm.composition import subset_weights
 from igm.dry_run import describe, memory_estimate, parts_of
 from igm.evaluation import encode_images
@@ -36,6 +37,7 @@ from igm.options import add_dry_run_option, int_range, new_parser, positive, run
 from models.denoiser import META_FILE, Denoiser
 from models.unet import read_config
 
+ATTRIBUTE_TASKS = ("celeba", "celeba-gc")
 LEVEL_DRAWS, LEVEL_STEP = 100, 10  # noise draws over all levels, and the grid of the ranges tried
 
 
@@ -55,9 +57,18 @@ def parse_options() -> argparse.Namespace:
 
 
 def load_data(options: argparse.Namespace, meta: dict) -> Clevr | CelebA:
-    """Images of the checkpoint's task, of which `meta` tells."""
-    if meta.get("task", "clevr") == "clevr":
+    """Images of the checkpoint's task, of which `meta` tells.
+
+    Raises:
+        UserError: there is nothing to measure for this task.
+    """
+    task = meta.get("task", "clevr")
+    if task == "clevr":
         return Clevr(options.dataset_root, "train", options.object_counts, max_images=options.num_images)
+    if task not in ATTRIBUTE_TASKS:
+        raise UserError(
+            f"--checkpoint {options.checkpoint} was trained as {task}; there is nothing to measure for that"
+        )
     return CelebA(options.dataset_root, "val", options.domain, meta["attributes"], max_images=options.num_images)
 
 
@@ -122,8 +133,7 @@ def measure_attributes(denoiser: Denoiser, dataset: CelebA, options: argparse.Na
     right = (values == torch.from_numpy(dataset.values)[:, None]).float().mean(2)  # (B, S)
     low, high, share = best_levels(errors, right, LEVEL_STEP)
     print(f"{share:.1%} of the values of {len(dataset)} images right")
-    scale = denoiser.num_timesteps // LEVEL_DRAWS
-    return {"timestep_range": [low * scale, high * scale]}
+    return {"timestep_range": [draw * denoiser.num_timesteps // LEVEL_DRAWS for draw in (low, high)]}
 
 
 def main() -> None:

@@ -21,7 +21,6 @@ def main() -> None:
     parser = new_parser(__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", required=True, help="a checkpoint-<step> folder")
     parser.add_argument("--pretrained_model_name", help="codec, where the checkpoint's own is elsewhere now")
-    parser.add_argument("--timestep_range", type=int, nargs=2, help="noise levels where inference does best, to store")
     parser.add_argument("--output_dir", required=True, help="folder to write")
     add_dry_run_option(parser)
     options = parser.parse_args()
@@ -29,8 +28,6 @@ def main() -> None:
     if options.dry_run:
         return describe(vars(options), {}, parts_of(denoiser), {"weights": 4 * size_of(denoiser)})
     denoiser.meta = {k: v for k, v in denoiser.meta.items() if k != "codec"}  # the codec is in the folder
-    if options.timestep_range:
-        denoiser.meta["timestep_range"] = options.timestep_range
     denoiser.network.to(torch.float16)
     denoiser.save_pretrained(options.output_dir)
     tidy_configs(options.output_dir)

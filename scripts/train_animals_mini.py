@@ -60,7 +60,6 @@ UNET = {
     "norm_num_groups": 16,
     "cross_attention_dim": TEXT["hidden_size"],
 }
-STATE_BYTES = 4 + 8 + 4  # per parameter: gradient, Adam's moments, running average
 T_RANGE = (200, 600)  # where most pairs of a seed that no evaluation uses come out right
 # Stable Diffusion's betas; v-prediction, because a small network that predicts noise ignores its prompt at low noise.
 SCHEDULER = {
@@ -297,7 +296,7 @@ def main() -> None:
     out, settings = options.output_dir, train_settings(options)
     if options.dry_run:
         fresh, batch = make_denoiser(AutoencoderKL(**VAE), options.seed), options.train_batch_size
-        memory = memory_estimate(fresh, batch, batch, state_bytes=STATE_BYTES)
+        memory = memory_estimate(fresh, batch, batch, state_bytes=settings.state_bytes)
         return describe({**vars(options), **vars(settings)}, {"training": options.num_images}, parts_of(fresh), memory)
     out.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()

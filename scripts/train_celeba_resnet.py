@@ -40,6 +40,7 @@ def main() -> None:
     config = str(ROOT / "configs" / "celeba-resnet50" / "config.json")
     options = parse_options(unet_config=config, tracker_project_name="celeba-resnet50", learning_rate=1e-3)
     options.no_latent_cache, options.num_validation_images = True, 0  # it reads pixels, and generates nothing
+    options.gradient_checkpointing = False  # transformers' ResNet has none
     dataset, _ = load_data(options)
     meta = {"task": "celeba-resnet", **dataset.statistics()}
     size = 2 * len(dataset.attributes)

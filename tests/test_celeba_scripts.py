@@ -99,10 +99,14 @@ def test_baselines_train_and_infer(
     run_main, train_args, celeba_root, tiny_configs, tiny_vae_dir, tmp_path, method, script
 ):
     config = tiny_configs["resnet" if method == "resnet" else "attribute_unet"]
+    code, out, err = run_main(f"scripts.{script}", *train_args(unet_config=config), "--dry_run")
+    assert code == 0 and "M parameters" in out and not (tmp_path / "out").exists(), err
     code, _, err = run_main(f"scripts.{script}", *train_args(unet_config=config))
     assert code == 0, err
     options = ("--dataset_root", celeba_root, "--output_dir", tmp_path / "out", "--num_draws", 2)
     options += ("--pretrained_model_name", tiny_vae_dir)
+    code, out, err = run_main("eval_celeba", *options, "--method", method, "--dry_run")
+    assert code == 0 and "4 female images, 4 male images" in out and not list(tmp_path.rglob("eval-*")), err
     code, out, err = run_main("eval_celeba", *options, "--method", method)
     assert code == 0 and "balanced accuracy" in out, err
     folder = next((tmp_path / "out").glob("*/eval-*"))

@@ -66,3 +66,9 @@ def test_calibration_of_attributes(task, make_denoiser, tiny_vae_dir, tmp_path, 
 def test_calibration_of_a_folder_without_facts(run_main, tmp_path):
     code, _, err = run_main("scripts.calibrate", "--checkpoint", tmp_path, "--dataset_root", ROOT / "data")
     assert code == 2 and err.count("\n") == 1 and str(tmp_path / "igm.json") in err
+
+
+def test_calibration_of_a_task_without_anything_to_measure(run_main):
+    checkpoint = ROOT / "models" / "pretrained" / "animals-mini"
+    code, _, err = run_main("scripts.calibrate", "--checkpoint", checkpoint, "--dataset_root", ROOT / "data")
+    assert code == 2 and err.count("\n") == 1 and "trained as animals" in err

@@ -12,6 +12,7 @@ from igm.metrics import position_metrics
 from igm.results import (
     RecordWriter,
     clear_results,
+    compare,
     format_table,
     library_versions,
     merge_shards,
@@ -237,3 +238,32 @@ def test_a_folder_is_scored_again_from_its_records(tmp_path, monkeypatch, capsys
         rescore(tmp_path)
     with pytest.raises(FileNotFoundError):
         rescore(tmp_path / "nowhere")
+
+
+def test_two_runs_are_compared_on_the_images_that_both_have(tmp_path, monkeypatch, capsys):
+    """Of 3 shared images with 2 objects each, one run finds all, the other misses one object of each: 50 points."""
+    near, far = record()["conds_true"], [[0.1, 0.2], [0.9, 0.9]]
+    write(tmp_path / "one" / "results.jsonl", [record(name, conds_pred=near) for name in "abcd"])
+    write(tmp_path / "two" / "results.jsonl", [record(name, conds_pred=far) for name in "abc"])
+    assert compare(tmp_path / "one", tmp_path / "two") == ["3-5: +50.0 points [+50.0, +50.0] on 3 images"]
+    monkeypatch.setattr(sys, "argv", ["results", str(tmp_path / "two"), "--against", str(tmp_path / "one")])
+    results.main()
+    assert capsys.readouterr().out.splitlines()[-1] == "3-5: -50.0 points [-50.0, -50.0] on 3 images"
+    write(tmp_path / "other" / "results.jsonl", [record("z")])
+    with pytest.raises(ValueError, match="no image of one task in common"):
+        compare(tmp_path / "one", tmp_path / "other")
+
+
+def test_difference_varies_only_where_the_runs_differ(tmp_path):
+    """40 images that both have wrong or right alike, and 10 that only one has right: the interval is that of the 10."""
+    yes, no = [[0.0, 1.0]], [[1.0, 0.0]]
+    both = [record(f"{i}", "all", conds_true=[[0, 1]], num_true=1, conds_pred=yes if i % 2 else no) for i in range(50)]
+    better = [{**r, "conds_pred": yes} if i in range(0, 20, 2) else r for i, r in enumerate(both)]
+    options = {**OPTIONS, "task": "celeba"}
+    write(tmp_path / "one" / "results.jsonl", better, options=options)
+    write(tmp_path / "two" / "results.jsonl", both, options=options)
+    (line,) = compare(tmp_path / "one", tmp_path / "two")
+    score, low, high = (float(x.strip("[],")) for x in (line.split()[1], *line.split()[3:5]))
+    deviation = 100 * (0.2 * 0.8 / 50) ** 0.5  # of the mean of 50 zeros and ones, 10 of them ones
+    assert score == 20 and low == pytest.approx(20 - 1.96 * deviation, abs=3)
+    assert high == pytest.approx(20 + 1.96 * deviation, abs=3)

@@ -8,11 +8,13 @@ import threading
 
 import pytest
 import torch
-from conftest import ROOT, UNET, write_clevr
+from conftest import RESNET, ROOT, UNET, write_clevr
 from test_scripts import check_refused, free_port, train_args  # noqa: F401 (fixtures)
 
 import igm.setup
 from igm.dry_run import activation_bytes, describe_evaluation
+from igm.training import TrainSettings
+from models.baselines.resnet import Classifier
 from models.codec import PatchPCA
 from models.unet import build_network
 
@@ -58,6 +60,29 @@ def test_estimated_activations_are_those_of_a_real_pass(make_denoiser, kind, che
         denoiser, 3, 2, checkpointing
     )  # it counts attention's scores, which a CPU does not keep
     assert estimate == pytest.approx(real, rel=0.2)
+
+
+def test_activations_of_a_classifier_are_those_of_a_real_pass():
+    model = Classifier(build_network(RESNET).train())
+    kept, weights = {}, {parameter.data_ptr() for parameter in model.parameters()}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        result = model.network(torch.randn(4, 3, 16, 16))
+    real = sum(kept.values())
+    del result
+    assert activation_bytes(model, 12, 4) == pytest.approx(real, rel=0.2)
+    assert activation_bytes(model, 99, 8) == pytest.approx(2 * real, rel=0.2)  # faces count, not rows
+
+
+def test_bytes_of_the_optimizer():
+    assert TrainSettings(1, 1).state_bytes == 12
+    assert TrainSettings(1, 1, use_8bit_adam=True, use_ema=True).state_bytes == 10
 
 
 def test_dry_run_of_an_evaluation(make_denoiser, capsys):

@@ -80,6 +80,10 @@ class Classifier(nn.Module):
         """Side in pixels of the images that the network was trained on."""
         return self.network.config.sample_size
 
+    def trial_pass(self, network: nn.Module, rows: int, images: int) -> torch.Tensor:
+        """As `Denoiser.trial_pass`; a face is one row, so that `rows` say nothing."""
+        return network(torch.empty(images, *self.latent_shape))
+
     def save_pretrained(self, folder: str | Path) -> None:
         """Write network and meta so that `from_pretrained` needs nothing else."""
         self.network.save_pretrained(Path(folder) / NETWORK_DIR)
