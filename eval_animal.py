@@ -12,33 +12,24 @@ from pathlib import Path
 
 import torch
 
-from data import DataError
-from data.animals import Animals
-from data.pictures import Pictures
-from igm import UserError
+from igm import UserError, warn
+from igm.baselines.diffusion_classifier import combinations, infer_dc_variant, infer_diffusion_classifier
+from igm.cli.evaluation import add_evaluation_options, evaluation_settings, set_resolution
+from igm.cli.groups import add_run_options, new_parser
+from igm.cli.launch import run
+from igm.cli.types import int_range, positive, probability
+from igm.data import DataError
+from igm.data.animals import Animals
+from igm.data.unlabelled import Pictures
+from igm.devices import best_device, compile_where_right
 from igm.dry_run import describe_evaluation
-from igm.evaluation import Infer, evaluate, finish
-from igm.inference.diffusion_classifier import combinations, infer_dc_variant, infer_diffusion_classifier
+from igm.evaluation.run import Infer, evaluate, finish
 from igm.inference.discrete import Subsets, infer_discrete
-from igm.options import (
-    ROOT,
-    add_evaluation_options,
-    add_run_options,
-    best_device,
-    compile_where_right,
-    evaluation_settings,
-    int_range,
-    new_parser,
-    positive,
-    probability,
-    run,
-    set_resolution,
-    warn,
-)
-from models.codec import DEFAULT_MODEL
-from models.stable_diffusion import StableDiffusion, is_within_reach
+from igm.models.codec import DEFAULT_MODEL
+from igm.models.stable_diffusion import StableDiffusion, is_within_reach
+from igm.resources import ANIMAL_PICTURES, PRETRAINED
 
-SHIPPED = ROOT / "models" / "pretrained" / "animals-mini"
+SHIPPED = PRETRAINED / "animals-mini"
 METHODS = ("igm", "diffusion_classifier", "dc_variant")
 MOST_JOINT_PROMPTS = 10_000
 DETERMINING = (
@@ -51,7 +42,7 @@ def parse_options() -> argparse.Namespace:
     """All options; argparse ends the program on a wrong one."""
     parser = new_parser(__doc__.splitlines()[0])
     group = parser.add_argument_group("data")
-    group.add_argument("--dataset_root", default=str(ROOT / "data" / "animals"), help="folder of images")
+    group.add_argument("--dataset_root", default=str(ANIMAL_PICTURES), help="folder of images")
     group.add_argument("--images", nargs="+", help="instead: own pictures, or folders of them, without labels")
     group.add_argument("--classes", nargs="+", default=["cat", "dog", "rabbit"], help="what may be in a picture")
     group.add_argument("--num_objects", type=int_range, default=(2, 2), help="classes per picture; a range is inferred")

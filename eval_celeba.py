@@ -9,30 +9,27 @@ import argparse
 import functools
 from pathlib import Path
 
-from data import DataError
-from data.celeba import DEFAULT_ATTRIBUTES, DOMAINS, SPLITS, CelebA, all_concepts
-from data.samples import sample_faces
-from igm.dry_run import describe_evaluation
-from igm.evaluation import Infer, evaluate, finish
-from igm.inference.discrete import OneOfEach, infer_discrete
-from igm.inference.joint import infer_classifier, infer_joint
-from igm.options import (
+from igm.baselines.joint_label import infer_classifier, infer_joint
+from igm.baselines.resnet50 import Classifier
+from igm.cli.evaluation import (
     add_evaluation_options,
-    add_model_options,
-    add_run_options,
     check_task,
     evaluation_settings,
     find_model,
     load_denoiser,
-    new_parser,
-    positive,
-    probability,
-    run,
     set_resolution,
-    usable_precision,
 )
-from models.baselines.resnet import Classifier
-from models.denoiser import Denoiser
+from igm.cli.groups import add_model_options, add_run_options, new_parser
+from igm.cli.launch import run
+from igm.cli.types import positive, probability
+from igm.data import DataError
+from igm.data.celeba import DEFAULT_ATTRIBUTES, DOMAINS, SPLITS, CelebA, all_concepts
+from igm.data.samples import sample_faces
+from igm.devices import usable_precision
+from igm.dry_run import describe_evaluation
+from igm.evaluation.run import Infer, evaluate, finish
+from igm.inference.discrete import OneOfEach, infer_discrete
+from igm.models.denoiser import Denoiser
 
 SAMPLE_IMAGES, SAMPLE_DRAWS = 40, 100  # per domain, and per image, of the embedded default
 RUNS = {"discrete": "celeba", "gc": "celeba-gc", "resnet": "celeba-resnet50"}  # the folders of their trainings

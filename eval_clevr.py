@@ -10,34 +10,21 @@ import argparse
 import functools
 from pathlib import Path
 
-from data import DataError
-from data.clevr import Clevr
-from data.pictures import Pictures
-from data.samples import sample_root
+from igm.cli.evaluation import add_evaluation_options, evaluation_settings, find_model, load_denoiser, set_resolution
+from igm.cli.groups import add_model_options, add_run_options, new_parser
+from igm.cli.launch import run
+from igm.cli.types import int_range, not_negative, not_negative_float, positive, positive_float, probability
+from igm.data import DataError
+from igm.data.clevr import Clevr
+from igm.data.samples import sample_root
+from igm.data.unlabelled import Pictures
+from igm.devices import usable_precision
 from igm.dry_run import describe_evaluation
-from igm.evaluation import Infer, animate, evaluate, finish
+from igm.evaluation.run import Infer, animate, evaluate, finish
 from igm.inference.counting import infer_count
 from igm.inference.gradient import infer_gradient
 from igm.inference.pursuit import infer_pursuit, settings_of
-from igm.options import (
-    add_evaluation_options,
-    add_model_options,
-    add_run_options,
-    evaluation_settings,
-    find_model,
-    int_range,
-    load_denoiser,
-    new_parser,
-    not_negative,
-    not_negative_float,
-    positive,
-    positive_float,
-    probability,
-    run,
-    set_resolution,
-    usable_precision,
-)
-from models.denoiser import Denoiser
+from igm.models.denoiser import Denoiser
 
 SAMPLE_IMAGES = 8  # per group, of the embedded default
 DETERMINING = (

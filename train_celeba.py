@@ -6,10 +6,14 @@ Example:
 
 import argparse
 
-from data import DataError
-from data.celeba import DEFAULT_ATTRIBUTES, DOMAINS, CelebA
-from igm.options import add_model_options, add_run_options, add_training_options, new_parser, positive, run, warn
-from igm.setup import start_training
+from igm import warn
+from igm.cli.groups import add_model_options, add_run_options, new_parser
+from igm.cli.launch import run
+from igm.cli.training import add_training_options
+from igm.cli.types import positive
+from igm.data import DataError
+from igm.data.celeba import DEFAULT_ATTRIBUTES, DOMAINS, CelebA
+from igm.training.start import start_training
 
 
 def parse_options(config: str = "celeba", **defaults) -> argparse.Namespace:

@@ -6,10 +6,13 @@ Example:
 
 import argparse
 
-from data import DataError
-from data.clevr import Clevr
-from igm.options import add_model_options, add_run_options, add_training_options, int_range, new_parser, positive, run
-from igm.setup import start_training
+from igm.cli.groups import add_model_options, add_run_options, new_parser
+from igm.cli.launch import run
+from igm.cli.training import add_training_options
+from igm.cli.types import int_range, positive
+from igm.data import DataError
+from igm.data.clevr import Clevr
+from igm.training.start import start_training
 
 
 def parse_options() -> argparse.Namespace:

@@ -10,22 +10,21 @@ Example:
 """
 
 import itertools
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from benchmarks.measure import peak_memory, synchronize
-from igm.evaluation import encode_images
+from igm.cli.groups import new_parser
+from igm.cli.launch import run
+from igm.cli.types import positive
+from igm.devices import best_device
+from igm.evaluation.run import encode_images
 from igm.inference.discrete import Subsets, infer_discrete
-from igm.options import best_device, new_parser, positive, run
-from models.stable_diffusion import StableDiffusion
+from igm.models.stable_diffusion import StableDiffusion
 
 UNET = {
     "in_channels": 4,

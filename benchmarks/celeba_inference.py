@@ -9,22 +9,21 @@ the trunk.
 """
 
 import argparse
-import sys
 import time
-from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from data.celeba import CelebA, all_concepts
-from data.samples import sample_faces
-from igm.evaluation import encode_images
+from igm.cli.launch import run
+from igm.cli.types import positive
+from igm.data.celeba import CelebA, all_concepts
+from igm.data.samples import sample_faces
+from igm.devices import best_device
+from igm.evaluation.run import encode_images
 from igm.inference.discrete import OneOfEach, infer_discrete
-from igm.options import ROOT, best_device, positive, run
-from models.codec import KLCodec
-from models.denoiser import Denoiser, build_denoiser
+from igm.models.codec import KLCodec
+from igm.models.denoiser import Denoiser, build_denoiser
+from igm.resources import CONFIGS, PRETRAINED
 
 
 @torch.no_grad()
@@ -48,7 +47,7 @@ def full_size() -> Denoiser:
     """The published architecture at 128x128 with a VAE of Stable Diffusion's shape, random weights."""
     blocks = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
     vae = AutoencoderKL(block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=4, **blocks)
-    configs = ROOT / "configs" / "celeba"
+    configs = CONFIGS / "celeba"
     denoiser = build_denoiser(configs / "unet", configs / "scheduler" / "scheduler_config.json", KLCodec(vae))
     return denoiser.eval().requires_grad_(False)
 
@@ -64,7 +63,7 @@ def timed(function) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--checkpoint", default=str(ROOT / "models" / "pretrained" / "celeba-mini"))
+    parser.add_argument("--checkpoint", default=str(PRETRAINED / "celeba-mini"))
     parser.add_argument("--full_size", action="store_true", help="published architecture, random weights")
     parser.add_argument("--num_images", type=positive, default=4)
     parser.add_argument("--num_draws", type=positive, default=100)

@@ -6,29 +6,30 @@ Example:
     python benchmarks/full_size.py
 """
 
-import sys
 import time
-from pathlib import Path
 
 import torch
 from diffusers import DDPMScheduler
 from torch.utils.flop_counter import FlopCounterMode
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from benchmarks.measure import peak_memory, synchronize, use_plain_attention
-from igm.composition import ErrorMatrix
-from igm.inference import Posterior, draw_for_images, image_generators
+from igm.cli.groups import new_parser
+from igm.cli.launch import run
+from igm.cli.types import positive
+from igm.devices import best_device
+from igm.error_matrix import ErrorMatrix
+from igm.inference.draws import draw_for_images, image_generators
 from igm.inference.pricing import price_draws
 from igm.inference.sets import candidate_grid
-from igm.options import ROOT, best_device, new_parser, positive, run
-from models.denoiser import Denoiser
-from models.unet import build_network, read_config
+from igm.inference.types import Posterior
+from igm.models.denoiser import Denoiser
+from igm.models.unet import build_network, read_config
+from igm.resources import CONFIGS
 
 
 def full_size() -> Denoiser:
     """The network of configs/clevr-2D-pos with random weights, without a codec."""
-    config = ROOT / "configs" / "clevr-2D-pos"
+    config = CONFIGS / "clevr-2D-pos"
     network = build_network(read_config(config / "unet", "unet"))
     scheduler = DDPMScheduler.from_config(read_config(config / "scheduler" / "scheduler_config.json", "scheduler"))
     return Denoiser(network, scheduler).to(best_device()).eval()

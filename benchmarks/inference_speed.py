@@ -21,18 +21,20 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from benchmarks.measure import peak_memory, synchronize
-from data import DataError
-from data.clevr import Clevr
-from igm.evaluation import encode_images
-from igm.inference import Inferred
+from igm.cli.groups import new_parser
+from igm.cli.launch import run
+from igm.cli.types import int_range, not_negative, positive
+from igm.data import DataError
+from igm.data.clevr import Clevr
+from igm.devices import best_device
+from igm.evaluation.run import encode_images
 from igm.inference.gradient import CLIP_NORM, START_MEAN, START_STD, infer_gradient
 from igm.inference.pursuit import PursuitSettings, infer_pursuit, settings_of
+from igm.inference.types import Inferred
 from igm.metrics import match_points, num_within
-from igm.options import ROOT, best_device, int_range, new_parser, not_negative, positive, run
-from models.denoiser import Denoiser
+from igm.models.denoiser import Denoiser
+from igm.resources import PRETRAINED
 
 T_RANGE = (0, 500)
 REFINEMENT_STEPS = PursuitSettings.num_steps
@@ -216,7 +218,7 @@ def growth(options: argparse.Namespace) -> list[tuple[str, int, float, float]]:
 def main() -> None:
     parser = new_parser(__doc__.splitlines()[0])
     parser.add_argument("--dataset_root", required=True, help="folder of CLEVR_v1.0 (its val split is used)")
-    parser.add_argument("--checkpoint", default=str(ROOT / "models" / "pretrained" / "clevr-mini"))
+    parser.add_argument("--checkpoint", default=str(PRETRAINED / "clevr-mini"))
     parser.add_argument("--object_counts", type=int_range, nargs="+", default=[(3, 5), (6, 8)], help="one group each")
     parser.add_argument("--num_images", type=positive, default=10, help="per group")
     parser.add_argument("--num_inits", type=positive, default=10, help="starts of the published procedure and gradient")

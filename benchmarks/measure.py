@@ -5,7 +5,7 @@ import resource
 import torch
 from diffusers.models.attention_processor import AttnProcessor2_0
 
-from models.attention import cross_attention_blocks
+from igm.models.attention import cross_attention_blocks
 
 
 def synchronize(device: torch.device) -> None:

@@ -4,19 +4,17 @@ python benchmarks/reading_speed.py                          drawn faces (JPEG, 1
 python benchmarks/reading_speed.py --dataset_root celeba
 """
 
-import sys
 import time
-from pathlib import Path
 
 import torch
 from torch.utils.data import DataLoader
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from data import DataError
-from data.celeba import CelebA
-from data.samples import sample_faces
-from igm.options import new_parser, positive, run
+from igm.cli.groups import new_parser
+from igm.cli.launch import run
+from igm.cli.types import positive
+from igm.data import DataError
+from igm.data.celeba import CelebA
+from igm.data.samples import sample_faces
 
 BATCH, WARM_UP = 64, 2  # images per batch; batches before the clock starts, while the processes start
 

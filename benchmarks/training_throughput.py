@@ -28,17 +28,19 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from benchmarks.measure import use_plain_attention
-from data.images import decode_image, image_to_tensor
-from igm.batches import Share
-from igm.latents import CachedLatents, build_cache
-from igm.options import ROOT, new_parser, not_negative, positive, run, usable_precision
-from igm.setup import compiler_works
-from igm.training import TrainSettings, make_loader, prepare, to_device, training_loss
-from models.codec import Codec, KLCodec
-from models.denoiser import Denoiser, build_denoiser
+from igm.cli.groups import new_parser
+from igm.cli.launch import run
+from igm.cli.types import not_negative, positive
+from igm.data.images import decode_image, image_to_tensor
+from igm.devices import usable_precision
+from igm.models.codec import Codec, KLCodec
+from igm.models.denoiser import Denoiser, build_denoiser
+from igm.resources import CONFIGS
+from igm.training.batches import Share
+from igm.training.latent_cache import CachedLatents, build_cache
+from igm.training.loop import TrainSettings, make_loader, prepare, to_device, training_loss
+from igm.training.start import compiler_works
 
 PARTS = ("load", "encode", "forward", "backward", "optimizer")
 
@@ -79,9 +81,9 @@ class Pictures(Dataset):
         return len(self.paths)
 
     def __getitem__(self, i: int) -> dict:
-        return {"pixel_values": image_to_tensor(decode_image(self.paths[i]), self.resolution), **self.labels(i)}
+        return {"pixel_values": image_to_tensor(decode_image(self.paths[i]), self.resolution), **self.annotation(i)}
 
-    def labels(self, i: int) -> dict:
+    def annotation(self, i: int) -> dict:
         """All but the pixels."""
         mask = (torch.arange(self.task.slots) < int(self.counts[i])).float()
         return {"conds": self.conds[i], "mask": mask, "image_id": self.paths[i].stem}
@@ -234,7 +236,7 @@ def benchmark(name: str, task: Task, options: argparse.Namespace, folder: Path, 
     accelerator = Accelerator(
         cpu=options.device == "cpu", mixed_precision=usable_precision(options.mixed_precision, options.device)
     )
-    device, config = accelerator.device, ROOT / "configs" / task.config
+    device, config = accelerator.device, CONFIGS / task.config
     pictures = Pictures(task, folder, 2 * options.batch_size)
     cached = CachedLatents(pictures, build_cache(pictures, codec.to(device), folder, device=device))
     s = TrainSettings(10**6, options.batch_size, dataloader_num_workers=options.num_workers, compile=options.compile)

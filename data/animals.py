@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
-from data import DataError
-from data.images import check_image, decode_image, image_to_tensor
+from igm.data import DataError
+from igm.data.images import check_image, decode_image, image_to_tensor
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 LABEL_COLUMNS = ("labels", "label", "classes", "animals", "objects")
@@ -75,9 +75,9 @@ class Animals(torch.utils.data.Dataset):
         return len(self.pictures)
 
     def __getitem__(self, i: int) -> dict:
-        return {"pixel_values": image_to_tensor(decode_image(self.path_of(i)), self.resolution), **self.labels(i)}
+        return {"pixel_values": image_to_tensor(decode_image(self.path_of(i)), self.resolution), **self.annotation(i)}
 
-    def labels(self, i: int) -> dict:
+    def annotation(self, i: int) -> dict:
         """Everything of item i but its pixels, without touching the image file."""
         numbers = sorted(self.classes.index(name) for name in self.pictures[i][1])
         conds = torch.zeros(self.max_objects, len(self.classes))

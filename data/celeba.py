@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data import DataError
-from data.images import check_images, decode_image, files_fingerprint, image_to_tensor
+from igm.data import DataError
+from igm.data.images import check_images, decode_image, files_fingerprint, image_to_tensor
 
 DEFAULT_ATTRIBUTES = ("Black_Hair", "Eyeglasses", "Smiling")
 DOMAINS = {"female": -1, "male": 1}  # the value of Male
@@ -107,9 +107,9 @@ class CelebA(torch.utils.data.Dataset):
 
     def __getitem__(self, i: int) -> dict:
         pixels = image_to_tensor(decode_image(self.path_of(i), self.resolution), self.resolution)
-        return {"pixel_values": pixels.flip(-1) if i >= len(self.rows) else pixels, **self.labels(i)}
+        return {"pixel_values": pixels.flip(-1) if i >= len(self.rows) else pixels, **self.annotation(i)}
 
-    def labels(self, i: int) -> dict:
+    def annotation(self, i: int) -> dict:
         """Everything of item i but its pixels, without touching the image file."""
         j = i % len(self.rows)
         conds = one_hot(torch.from_numpy(self.values[j]))  # (K, 2 K)

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data import DataError
-from data.images import check_images, decode_image, files_fingerprint, image_to_tensor
+from igm.data import DataError
+from igm.data.images import check_images, decode_image, files_fingerprint, image_to_tensor
 
 
 def cache_dir() -> Path:
@@ -78,9 +78,9 @@ class Clevr(torch.utils.data.Dataset):
         pixels = image_to_tensor(decode_image(self.path_of(i)), self.resolution)
         if i >= len(self.rows):
             pixels = pixels.flip(-1)
-        return {"pixel_values": pixels, **self.labels(i)}
+        return {"pixel_values": pixels, **self.annotation(i)}
 
-    def labels(self, i: int) -> dict:
+    def annotation(self, i: int) -> dict:
         """Everything of item i but its pixels, without touching the image file."""
         j = i % len(self.rows)
         mirrored = i >= len(self.rows)
@@ -102,7 +102,7 @@ class Clevr(torch.utils.data.Dataset):
             num_objects: [fewest, most]; bounds: [left, top, right, bottom] of all centres; min_separation: how near two
             centres come in 1 % of the scenes; all in [0, 1] coordinates.
         """
-        scenes = [(labels["conds"], labels["mask"] > 0) for labels in map(self.labels, range(len(self.rows)))]
+        scenes = [(labels["conds"], labels["mask"] > 0) for labels in map(self.annotation, range(len(self.rows)))]
         points = [conds[real] for conds, real in scenes]
         every = torch.cat(points)
         nearest = torch.tensor([torch.pdist(p).min() for p in points if len(p) > 1] or [0.0])

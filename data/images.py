@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from data import DataError
+from igm.data import DataError
 
 # The last bytes of a file that was written to its end. Reading them costs no decoding.
 END_MARKERS = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}

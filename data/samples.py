@@ -6,8 +6,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from data.clevr import cache_dir
-from data.synthetic import clevr, faces
+from igm.data.clevr import cache_dir
+from igm.data.synthetic import clevr, faces
 
 SAMPLE_RESOLUTION = (240, 160)
 

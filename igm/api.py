@@ -16,17 +16,18 @@ import numpy as np
 import torch
 from PIL import Image
 
-from data.images import decode_image, image_to_tensor
 from igm import UserError
-from igm.evaluation import encode_images
+from igm.data.images import decode_image, image_to_tensor
+from igm.devices import best_device
+from igm.evaluation.run import encode_images
 from igm.figures import as_pil
-from igm.inference import Inferred, Posterior
 from igm.inference.counting import infer_count
 from igm.inference.discrete import OneOfEach, Subsets, infer_discrete
 from igm.inference.pursuit import infer_pursuit, settings_of
-from igm.options import ROOT, best_device
-from models.denoiser import Denoiser
-from models.stable_diffusion import StableDiffusion
+from igm.inference.types import Inferred, Posterior
+from igm.models.denoiser import Denoiser
+from igm.models.stable_diffusion import StableDiffusion
+from igm.resources import PRETRAINED
 
 Picture = str | Path | Image.Image | np.ndarray | torch.Tensor
 
@@ -182,7 +183,7 @@ def load_model(
     Raises:
         ModelError: not found, or not usable.
     """
-    checkpoint = checkpoint or ROOT / "models" / "pretrained" / "clevr-mini"
+    checkpoint = checkpoint or PRETRAINED / "clevr-mini"
     device = device or best_device()
     if is_pipeline(checkpoint):
         return PromptModel(StableDiffusion.from_pretrained(checkpoint, device=device))

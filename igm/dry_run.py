@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from models.denoiser import Denoiser
+from igm.models.denoiser import Denoiser
 
 
 def describe(

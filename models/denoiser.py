@@ -8,11 +8,19 @@ from diffusers import DDPMScheduler
 from diffusers.utils import logging
 from torch import nn
 
-from models import ModelError
-from models.attention import use_single_token_attention
-from models.codec import DEFAULT_MODEL, Codec, load_codec
-from models.compilation import compiled_agrees
-from models.unet import NETWORKS, SharedTrunkUNet, UNet2DConditionModel, build_network, cond_size, one_line, read_config
+from igm.models import ModelError
+from igm.models.attention import use_single_token_attention
+from igm.models.codec import DEFAULT_MODEL, Codec, load_codec
+from igm.models.compilation import compiled_agrees
+from igm.models.unet import (
+    NETWORKS,
+    SharedTrunkUNet,
+    UNet2DConditionModel,
+    build_network,
+    cond_size,
+    one_line,
+    read_config,
+)
 
 NETWORK_DIR = "unet2dconditionmodel"  # the published code's name for it, whatever network it holds
 EMA_DIR = "unet2dconditionmodel_ema"

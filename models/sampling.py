@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DiffusionPipeline, DPMSolverMultistepScheduler
 
-from models.denoiser import Denoiser
+from igm.models.denoiser import Denoiser
 
 SCHEDULERS = {cls.__name__: cls for cls in (DPMSolverMultistepScheduler, DDPMScheduler, DDIMScheduler)}
 

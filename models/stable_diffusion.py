@@ -9,10 +9,10 @@ import diffusers
 import torch
 import transformers
 
-from models import ModelError
-from models.codec import DEFAULT_MODEL, KLCodec
-from models.denoiser import META_FILE, Denoiser
-from models.unet import one_line, read_config
+from igm.models import ModelError
+from igm.models.codec import DEFAULT_MODEL, KLCodec
+from igm.models.denoiser import META_FILE, Denoiser
+from igm.models.unet import one_line, read_config
 
 PARTS = ("tokenizer", "text_encoder", "vae", "unet", "scheduler")
 HUB_SECONDS = 5  # how long to wait for the hub's answer

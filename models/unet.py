@@ -14,7 +14,7 @@ from diffusers import ConfigMixin, ModelMixin, UNet2DConditionModel, UNet2DModel
 from diffusers.configuration_utils import register_to_config
 from torch import nn
 
-from models import ModelError
+from igm.models import ModelError
 
 
 class SharedTrunkUNet(ModelMixin, ConfigMixin):

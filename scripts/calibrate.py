@@ -12,30 +12,29 @@ Examples:
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from data import DataError
-from data.celeba import DOMAINS, CelebA, all_concepts
-from data.clevr import Clevr
 from igm import UserError
-from igm.composition import subset_weights
+from igm.baselines.joint_label import joint_choices
+from igm.calibration.levels import best_levels, errors_by_level
+from igm.cli.groups import add_dry_run_option, new_parser
+from igm.cli.launch import run
+from igm.cli.types import int_range, positive, seed_number
+from igm.data import DataError
+from igm.data.celeba import DOMAINS, CelebA, all_concepts
+from igm.data.clevr import Clevr
 from igm.dry_run import describe, memory_estimate, parts_of
-from igm.evaluation import encode_images
+from igm.error_matrix import subset_weights
+from igm.evaluation.run import encode_images
 from igm.inference.confidence import fit_scale
 from igm.inference.counting import fit_count_scale, fit_penalty, infer_count
-from igm.inference.joint import joint_choices
-from igm.inference.levels import best_levels, errors_by_level
 from igm.inference.pursuit import infer_pursuit, settings_of
 from igm.metrics import HEADLINE_RADIUS, match_points
-from igm.options import add_dry_run_option, int_range, new_parser, positive, run, seed_number
-from models.denoiser import META_FILE, Denoiser
-from models.unet import read_config
+from igm.models.denoiser import META_FILE, Denoiser
+from igm.models.unet import read_config
 
 ATTRIBUTE_TASKS = ("celeba", "celeba-gc")
 LEVEL_DRAWS, LEVEL_STEP = 100, 10  # noise draws over all levels, and the grid of the ranges tried

@@ -4,17 +4,15 @@ Example:
     python scripts/export_model.py --checkpoint outputs/clevr-mini/checkpoint-7000 --output_dir models/pretrained/clevr-mini
 """
 
-import sys
 from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from igm.checkpoints import tidy_configs
+from igm.cli.groups import add_dry_run_option, new_parser
+from igm.cli.launch import run
 from igm.dry_run import describe, parts_of, size_of
-from igm.options import add_dry_run_option, new_parser, run
-from models.denoiser import Denoiser
+from igm.models.denoiser import Denoiser
+from igm.training.checkpoints import tidy_configs
 
 
 def main() -> None:

@@ -5,20 +5,19 @@ Example:
     python scripts/fit_codec.py --dataset celeba --dataset_root DIR --latent_channels 48 --output_dir outputs/celeba-codec
 """
 
-import sys
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from data import DataError
-from data.celeba import CelebA
-from data.clevr import Clevr
+from igm.cli.groups import add_dry_run_option, new_parser
+from igm.cli.launch import run
+from igm.cli.types import positive
+from igm.data import DataError
+from igm.data.celeba import CelebA
+from igm.data.clevr import Clevr
 from igm.dry_run import describe
-from igm.options import add_dry_run_option, new_parser, positive, run
-from models.codec import PatchPCA
+from igm.models.codec import PatchPCA
 
 DATASETS = {"clevr": Clevr, "celeba": CelebA}  # their training images, as the training scripts read them by default
 

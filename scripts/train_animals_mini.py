@@ -10,7 +10,6 @@ Example:
 import argparse
 import json
 import shutil
-import sys
 import time
 from pathlib import Path
 
@@ -22,16 +21,16 @@ from PIL import Image
 from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from data.synthetic.animals import scenes, sprites
-from igm.batches import step_generator
-from igm.checkpoints import list_checkpoints, tidy_configs
+from igm.cli.groups import add_dry_run_option, new_parser
+from igm.cli.launch import run
+from igm.cli.types import positive
+from igm.data.synthetic.animals import scenes, sprites
 from igm.dry_run import describe, memory_estimate, parts_of
-from igm.options import add_dry_run_option, new_parser, positive, run
-from igm.training import TrainSettings, train
-from models.codec import KLCodec
-from models.denoiser import META_FILE, Denoiser, load_network
+from igm.models.codec import KLCodec
+from igm.models.denoiser import META_FILE, Denoiser, load_network
+from igm.training.batches import step_generator
+from igm.training.checkpoints import list_checkpoints, tidy_configs
+from igm.training.loop import TrainSettings, train
 
 RESOLUTION, DRAWN_AT, MAX_TOKENS = 32, 64, 16
 OFTEN = {"cat": 4, "dog": 4, "rabbit": 4}  # drawn so many times as often as the other animals

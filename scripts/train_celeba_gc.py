@@ -4,14 +4,9 @@ Example:
     accelerate launch scripts/train_celeba_gc.py --dataset_root celeba
 """
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from data import DataError
-from igm.options import run
-from igm.setup import start_training
+from igm.cli.launch import run
+from igm.data import DataError
+from igm.training.start import start_training
 from train_celeba import load_data, parse_options
 
 

@@ -5,20 +5,18 @@ Example:
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from data import DataError
-from igm.options import ROOT, run
-from igm.setup import copy_weights, start_training
-from models.baselines.resnet import Classifier, attribute_loss
-from models.denoiser import load_network
-from models.unet import build_network, read_config
+from igm.baselines.resnet50 import Classifier, attribute_loss
+from igm.cli.launch import run
+from igm.data import DataError
+from igm.models.denoiser import load_network
+from igm.models.unet import build_network, read_config
+from igm.resources import CONFIGS
+from igm.training.start import copy_weights, start_training
 from train_celeba import load_data, parse_options
 
 
@@ -37,7 +35,7 @@ def loss(model: Classifier, batch: dict[str, torch.Tensor], snr_gamma: float | N
 
 
 def main() -> None:
-    config = str(ROOT / "configs" / "celeba-resnet50" / "config.json")
+    config = str(CONFIGS / "celeba-resnet50" / "config.json")
     options = parse_options(unet_config=config, tracker_project_name="celeba-resnet50", learning_rate=1e-3)
     options.no_latent_cache, options.num_validation_images = True, 0  # it reads pixels, and generates nothing
     options.gradient_checkpointing = False  # transformers' ResNet has none

@@ -163,7 +163,7 @@ def write_celeba(root, rows, *, layout="original", names=None, partition=True, s
     Args:
         rows: (split number, {attribute: True, ...}) of each image. names: the columns (default CelebA's forty).
     """
-    from data.synthetic.faces import ATTRIBUTES
+    from igm.data.synthetic.faces import ATTRIBUTES
 
     rng = np.random.default_rng(seed)
     names = names or ATTRIBUTES
@@ -240,8 +240,8 @@ def make_denoiser():
     """A function (kind, prediction_type, codec, seed) -> tiny Denoiser in eval mode; kinds: those of NETWORK_CONFIGS."""
     from diffusers import DDPMScheduler
 
-    from models.denoiser import Denoiser
-    from models.unet import HeadBlock, build_network
+    from igm.models.denoiser import Denoiser
+    from igm.models.unet import HeadBlock, build_network
 
     def make(kind="unet", prediction_type="epsilon", codec=None, seed=0, **meta):
         torch.manual_seed(seed)
@@ -327,8 +327,8 @@ def run_main(monkeypatch, capsys):
 
     def run(script, *args):
         module = importlib.import_module(script)
-        from data import DataError
-        from igm.options import run as run_guarded
+        from igm.cli.launch import run as run_guarded
+        from igm.data import DataError
 
         monkeypatch.setattr(sys, "argv", [f"{script}.py", *map(str, args)])
         capsys.readouterr()
@@ -346,12 +346,12 @@ def run_main(monkeypatch, capsys):
 def no_model(monkeypatch):
     """Fail the test when a model is built or loaded."""
 
-    import igm.setup
-    import models.denoiser
+    import igm.models.denoiser
+    import igm.training.start
 
     def fail(*args, **options):
         pytest.fail("a model was loaded")
 
-    monkeypatch.setattr(igm.setup, "load_codec", fail)
-    monkeypatch.setattr(igm.setup, "build_denoiser", fail)
-    monkeypatch.setattr(models.denoiser.Denoiser, "from_pretrained", fail)
+    monkeypatch.setattr(igm.training.start, "load_codec", fail)
+    monkeypatch.setattr(igm.training.start, "build_denoiser", fail)
+    monkeypatch.setattr(igm.models.denoiser.Denoiser, "from_pretrained", fail)

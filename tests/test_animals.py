@@ -10,18 +10,18 @@ from conftest import ROOT, SCHEDULER, UNET
 from PIL import Image
 
 import eval_animal
-import models.stable_diffusion
-from data import DataError
-from data.animals import Animals, read_labels
-from data.synthetic import animals as drawing
-from igm.evaluation import encode_images
+import igm.models.stable_diffusion
+from igm.baselines.diffusion_classifier import combinations, infer_dc_variant, infer_diffusion_classifier
+from igm.data import DataError
+from igm.data.animals import Animals, read_labels
+from igm.data.synthetic import animals as drawing
+from igm.evaluation.run import encode_images
 from igm.figures import label_sheet
-from igm.inference import draw_for_images, image_generators
-from igm.inference.diffusion_classifier import combinations, infer_dc_variant, infer_diffusion_classifier
 from igm.inference.discrete import Subsets, infer_discrete
+from igm.inference.draws import draw_for_images, image_generators
 from igm.metrics import label_metrics
-from models import ModelError
-from models.stable_diffusion import StableDiffusion
+from igm.models import ModelError
+from igm.models.stable_diffusion import StableDiffusion
 from scripts import train_animals_mini
 
 CLASSES = ["cat", "dog", "rabbit"]
@@ -140,8 +140,8 @@ def test_other_counts_are_left_out_and_padding_is_masked(tmp_path):
     save_pictures(tmp_path, ["cat_1.png", "cat_dog_2.png", "cat_dog_rabbit_3.png"])
     assert len(Animals(tmp_path, CLASSES)) == 1
     dataset = Animals(tmp_path, CLASSES, (1, 3))
-    assert [int(dataset.labels(i)["mask"].sum()) for i in range(3)] == [1, 2, 3]
-    assert dataset.labels(0)["conds"].sum() == 1
+    assert [int(dataset.annotation(i)["mask"].sum()) for i in range(3)] == [1, 2, 3]
+    assert dataset.annotation(0)["conds"].sum() == 1
     with pytest.raises(DataError, match="no picture of 4 to 5"):
         Animals(tmp_path, [*CLASSES, "cow", "pig"], (4, 5))
 
@@ -348,7 +348,7 @@ def test_mistakes_end_in_one_line_before_any_model(arguments, words, run_main, t
     (tmp_path / "NOROWS" / "metadata.csv").write_text("file_name,labels\n")
     (tmp_path / "NOCOLUMN" / "metadata.csv").write_text("name,what\na.jpg,cat\n")
     (tmp_path / "NOTJSON" / "metadata.jsonl").write_text("cat\n")
-    monkeypatch.setattr(models.stable_diffusion, "StableDiffusion", None)  # no model is ever built
+    monkeypatch.setattr(igm.models.stable_diffusion, "StableDiffusion", None)  # no model is ever built
     monkeypatch.setattr(eval_animal, "best_device", lambda: torch.device("cpu"))
     arguments = [str(tmp_path / a) if (tmp_path / a).is_dir() else a for a in arguments]
     code, out, err = run_main("eval_animal", "--output_dir", tmp_path / "out", *arguments)
@@ -420,9 +420,9 @@ def test_training_on_prompts_moves_queries_and_keys(tmp_path):
     from accelerate import Accelerator
     from diffusers import DDPMScheduler
 
-    from igm.training import TrainSettings, train
-    from models.denoiser import Denoiser
-    from models.unet import build_network
+    from igm.models.denoiser import Denoiser
+    from igm.models.unet import build_network
+    from igm.training.loop import TrainSettings, train
 
     prompts = torch.randn(2, 5, 2, generator=torch.Generator().manual_seed(0))
     latents = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(1))

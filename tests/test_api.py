@@ -90,7 +90,7 @@ def test_a_checkpoint_for_attributes_names_those_that_hold(make_denoiser, tmp_pa
             right = torch.isin(conds.argmax(1), torch.tensor([1, 2, 5]))  # Smiling yes, Eyeglasses no, Male yes
             return shared[0][index] + (~right).float()[:, None, None, None]
 
-    from igm.inference import Posterior
+    from igm.inference.types import Posterior
 
     posterior = Posterior(torch.zeros(2, 1, 4, 4), torch.zeros(2, 1, 4, 4))
     found = AttributeModel(Knows()).infer(posterior, num_draws=4)

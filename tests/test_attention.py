@@ -6,9 +6,14 @@ from conftest import UNET
 from diffusers import UNet2DConditionModel
 from torch.utils.flop_counter import FlopCounterMode
 
-from models.attention import SingleTokenAttention, cross_attention_blocks, idle_parameters, use_single_token_attention
-from models.denoiser import load_network
-from models.unet import build_network
+from igm.models.attention import (
+    SingleTokenAttention,
+    cross_attention_blocks,
+    idle_parameters,
+    use_single_token_attention,
+)
+from igm.models.denoiser import load_network
+from igm.models.unet import build_network
 
 NUM_BLOCKS = 4  # one in the first level down, two in the last level up, one in the middle
 

@@ -8,10 +8,10 @@ from accelerate import Accelerator
 from test_training import Latents, run
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import igm.training
-from igm.batches import NUM_BUCKETS, Share, TrainingBatches, pad_pairs
-from igm.training import TrainSettings, prepare, training_loss
-from models.attention import idle_parameters
+import igm.training.loop
+from igm.models.attention import idle_parameters
+from igm.training.batches import NUM_BUCKETS, Share, TrainingBatches, pad_pairs
+from igm.training.loop import TrainSettings, prepare, training_loss
 
 SHAPE = (4, 8, 8)
 
@@ -157,7 +157,7 @@ def test_wrong_code_is_dropped(make_denoiser, tmp_path, monkeypatch, capsys):
 @pytest.mark.slow
 def test_trained_with_inductor(make_denoiser, tmp_path):
     """The real compiler, whose code is used or, where it is wrong, dropped: the weights of an eager run either way."""
-    from igm.options import compiler_works
+    from igm.devices import compiler_works
 
     if not compiler_works(torch.device("cpu")):
         pytest.skip("torch.compile does not work on this machine")
@@ -197,5 +197,5 @@ def test_idle_weights_are_left_as_they_are(make_denoiser, tmp_path):
 
 def test_8bit_adam_without_its_package(make_denoiser, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    with pytest.raises(igm.training.TrainingError, match="pip install bitsandbytes"):
+    with pytest.raises(igm.training.loop.TrainingError, match="pip install bitsandbytes"):
         run(make_denoiser, tmp_path, use_8bit_adam=True)

@@ -6,10 +6,10 @@ import torch
 from conftest import write_celeba
 from PIL import Image
 
-import data.celeba
-from data import DataError
-from data.celeba import CelebA, all_concepts, one_hot
-from data.images import decode_image, image_to_tensor
+import igm.data.celeba
+from igm.data import DataError
+from igm.data.celeba import CelebA, all_concepts, one_hot
+from igm.data.images import decode_image, image_to_tensor
 
 
 def test_items_of_both_layouts(celeba_root):
@@ -48,7 +48,7 @@ def test_attributes_are_found_by_name_not_by_column(tmp_path):
 
 
 def test_joint_label_is_the_sum_of_the_concepts(celeba_root):
-    separate, joint = (CelebA(celeba_root, joint=j).labels(2) for j in (False, True))
+    separate, joint = (CelebA(celeba_root, joint=j).annotation(2) for j in (False, True))
     assert joint["conds"].tolist() == [[0, 1, 0, 1, 1, 0]] and joint["mask"].tolist() == [1]
     assert separate["conds"].sum(0).equal(joint["conds"][0])
     assert one_hot(torch.tensor([1, 1, 0])).equal(all_concepts(3)[[1, 3, 4]]) and separate["mask"].sum() == 3
@@ -64,11 +64,11 @@ def test_mirror_images_follow_the_faces(celeba_root):
 
 def test_without_a_partition_file_the_published_rows(tmp_path, monkeypatch):
     write_celeba(tmp_path, [(2, {"Smiling"} if i in (0, 5) else set()) for i in range(6)], partition=False)
-    monkeypatch.setattr(data.celeba, "TRAIN_ROWS", 3)
-    monkeypatch.setattr(data.celeba, "TEST_ROWS", 5)
+    monkeypatch.setattr(igm.data.celeba, "TRAIN_ROWS", 3)
+    monkeypatch.setattr(igm.data.celeba, "TEST_ROWS", 5)
     ids = {split: [item["image_id"] for item in CelebA(tmp_path, split)] for split in ("train", "val", "test")}
     assert ids == {"train": ["000001", "000002", "000003"], "val": ["000004", "000005"], "test": ["000006"]}
-    assert (data.celeba.TRAIN_ROWS, data.celeba.TEST_ROWS) == (3, 5)
+    assert (igm.data.celeba.TRAIN_ROWS, igm.data.celeba.TEST_ROWS) == (3, 5)
 
 
 def test_statistics_and_attributes_without_contrast(celeba_root):

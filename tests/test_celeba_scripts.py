@@ -7,13 +7,13 @@ import torch
 from conftest import FACES, RESNET, SCHEDULER, write_celeba
 from test_scripts import check_refused, launch, records_of
 
-import models.codec
-from data.celeba import all_concepts
-from igm.composition import ErrorMatrix
-from igm.inference import Posterior
+import igm.models.codec
+from igm.baselines.joint_label import infer_classifier, infer_joint, joint_choices
+from igm.baselines.resnet50 import AttributeResNet, Classifier, attribute_loss
+from igm.data.celeba import all_concepts
+from igm.error_matrix import ErrorMatrix
 from igm.inference.discrete import OneOfEach, infer_discrete
-from igm.inference.joint import infer_classifier, infer_joint, joint_choices
-from models.baselines.resnet import AttributeResNet, Classifier, attribute_loss
+from igm.inference.types import Posterior
 
 PUBLISHED = ("--scheduler_config", "configs/clevr-2D-pos/scheduler/scheduler_config.json")
 PUBLISHED += ("--unet_config", "configs/clevr-2D-pos/unet/config.json")
@@ -29,7 +29,7 @@ def train_args(training_args, celeba_root):
 def checkpoint(make_denoiser, tiny_vae_dir, tmp_path):
     """A trained folder of the published kind of network."""
     folder = tmp_path / "out" / "celeba" / "checkpoint-7"
-    make_denoiser("face_unet", codec=models.codec.load_codec(tiny_vae_dir), task="celeba").save_pretrained(folder)
+    make_denoiser("face_unet", codec=igm.models.codec.load_codec(tiny_vae_dir), task="celeba").save_pretrained(folder)
     return folder
 
 

@@ -9,10 +9,10 @@ import torch
 from conftest import write_clevr
 from PIL import Image
 
-import data.clevr
-from data import DataError
-from data.clevr import Clevr, load_index
-from data.images import check_image, decode_image, image_to_tensor, tensor_to_image
+import igm.data.clevr
+from igm.data import DataError
+from igm.data.clevr import Clevr, load_index
+from igm.data.images import check_image, decode_image, image_to_tensor, tensor_to_image
 
 
 def write_scenes(file, change):
@@ -68,13 +68,13 @@ def test_the_position_is_where_the_object_is_seen(clevr_root):
 @pytest.mark.parametrize(("num_objects", "expected"), [((3, 5), [0, 1, 2, 6]), ((6, 8), [3, 4, 5, 7]), ((8, 9), [5])])
 def test_count_filter(clevr_root, num_objects, expected):
     dataset = Clevr(clevr_root, "val", num_objects, resolution=16)
-    assert [dataset.labels(i)["image_id"] for i in range(len(dataset))] == [f"CLEVR_val_{i:06d}" for i in expected]
+    assert [dataset.annotation(i)["image_id"] for i in range(len(dataset))] == [f"CLEVR_val_{i:06d}" for i in expected]
     assert dataset[0]["conds"].shape == (num_objects[1], 2)
 
 
 def test_max_images_keeps_the_first_matching(clevr_root):
     dataset = Clevr(clevr_root, "train", (4, 5), max_images=3)
-    assert [dataset.labels(i)["image_id"][-1] for i in range(len(dataset))] == ["1", "2", "4"]
+    assert [dataset.annotation(i)["image_id"][-1] for i in range(len(dataset))] == ["1", "2", "4"]
 
 
 @pytest.mark.parametrize("scenes_dir", ["scenes", ".", "images/train"])
@@ -153,9 +153,9 @@ def test_fingerprint_follows_what_an_item_depends_on(tmp_path):
 
 
 def test_index_is_parsed_once(clevr_root, monkeypatch):
-    first = load_index(data.clevr.find_scenes(clevr_root, "train"))
-    monkeypatch.setattr(data.clevr, "parse_scenes", lambda file: pytest.fail("parsed again"))
-    second = load_index(data.clevr.find_scenes(clevr_root, "train"))
+    first = load_index(igm.data.clevr.find_scenes(clevr_root, "train"))
+    monkeypatch.setattr(igm.data.clevr, "parse_scenes", lambda file: pytest.fail("parsed again"))
+    second = load_index(igm.data.clevr.find_scenes(clevr_root, "train"))
     assert set(first) == set(second) == {"files", "counts", "starts", "pixel_coords"}
     assert all(np.array_equal(first[name], second[name]) for name in first)
 
@@ -171,7 +171,7 @@ def test_index_follows_a_changed_file(tmp_path):
 def test_torn_index_is_parsed_again(tmp_path, content):
     write_clevr(tmp_path, "train", [3, 4])
     Clevr(tmp_path, "train")
-    (cached,) = data.clevr.cache_dir().glob("*.npz")
+    (cached,) = igm.data.clevr.cache_dir().glob("*.npz")
     whole = cached.read_bytes()
     for torn in (content, whole[: len(whole) // 2]):
         cached.write_bytes(torn)
@@ -187,10 +187,10 @@ def test_index_without_a_cache_folder(tmp_path, monkeypatch):
 
 def test_cache_folder_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("IGM_CACHE", "/a/b")
-    assert str(data.clevr.cache_dir()) == "/a/b"
+    assert str(igm.data.clevr.cache_dir()) == "/a/b"
     monkeypatch.delenv("IGM_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert data.clevr.cache_dir() == tmp_path / "igm"
+    assert igm.data.clevr.cache_dir() == tmp_path / "igm"
 
 
 # Bad input

@@ -118,7 +118,7 @@ def test_contributions_are_those_of_explicit_compositions():
     options = {name: value for name, value in SETTINGS.items() if name not in ("max_objects", "count_draws")}
     found = infer_pursuit(toy, posterior, counts, **options)
     contributions = found.extra["contributions"][0]
-    from igm.inference import draw_for_images, image_generators
+    from igm.inference.draws import draw_for_images, image_generators
     from igm.inference.pricing import base_members
 
     draws = draw_for_images(posterior, 8, (0, 500), image_generators(0, [0], 6), stratified=True)[0]

@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from igm import UserError
-from igm.composition import ErrorMatrix, subset_weights
-from igm.inference import Posterior, discrete, draw_for_images, image_generators
+from igm.error_matrix import ErrorMatrix, subset_weights
+from igm.inference import discrete
 from igm.inference.discrete import OneOfEach, Subsets, infer_discrete
+from igm.inference.draws import draw_for_images, image_generators
 from igm.inference.pricing import confidence_of, price_draws
+from igm.inference.types import Posterior
 
 
 def random_matrix(m, seed=0, dim=40):

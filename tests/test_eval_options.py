@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from test_scripts import check_refused, checkpoint, eval_args, records_of  # noqa: F401  (fixtures)
 
-from igm.evaluation import within_memory
+from igm.evaluation.run import within_memory
 
 
 def test_count_is_inferred_and_recorded(run_main, eval_args, tmp_path):  # noqa: F811

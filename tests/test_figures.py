@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
+from igm.evaluation.records import RECORD_KEYS, RecordWriter
 from igm.figures import (
     as_pil,
     confusion_matrices,
@@ -24,7 +25,6 @@ from igm.figures.folder import spread
 from igm.figures.positions import LEGEND_HEIGHT
 from igm.figures.sheet import CELL_GAP, MARGIN, TILE_GAP, TILE_WIDTH, TITLE_HEIGHT
 from igm.figures.style import COLOURS, DPI, PRED_COLOUR, TRUE_COLOUR
-from igm.results import RECORD_KEYS, RecordWriter
 
 
 def record(image_id="a", true=((0.25, 0.75),), pred=((0.6, 0.2),), **changes):

@@ -8,9 +8,9 @@ import pytest
 import torch
 from toy import SCENES, SIDE, Toy, distance, scenes
 
-from igm.composition import ErrorMatrix
-from igm.evaluation import infer_batch
-from igm.inference import Posterior, draw_for_images, image_generators
+from igm.error_matrix import ErrorMatrix
+from igm.evaluation.run import infer_batch
+from igm.inference.draws import draw_for_images, image_generators
 from igm.inference.gradient import Pairs, clip_norm, composition_gradient, infer_gradient
 from igm.inference.pricing import base_members, price_candidates, price_draws
 from igm.inference.pursuit import Pursuit, PursuitSettings, infer_pursuit, refine, separating_push
@@ -23,6 +23,7 @@ from igm.inference.sets import (
     pursue,
     with_gain,
 )
+from igm.inference.types import Posterior
 
 
 @pytest.fixture

@@ -11,18 +11,18 @@ import pytest
 import torch
 from test_processes import fork_processes
 
-import igm.latents
-from data.clevr import Clevr
-from igm.batches import Share, TrainingBatches
-from igm.latents import CachedLatents, build_cache, cache_path
-from igm.training import training_loss
-from models.codec import PatchPCA, load_codec
+import igm.training.latent_cache
+from igm.data.clevr import Clevr
+from igm.models.codec import PatchPCA, load_codec
+from igm.training.batches import Share, TrainingBatches
+from igm.training.latent_cache import CachedLatents, build_cache, cache_path
+from igm.training.loop import training_loss
 
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     """Blocks of 5 images: the 12 of the tests make 3, the last one short."""
-    monkeypatch.setattr(igm.latents, "BLOCK", 5)
+    monkeypatch.setattr(igm.training.latent_cache, "BLOCK", 5)
 
 
 @pytest.fixture

@@ -6,9 +6,10 @@ import pytest
 import torch
 from conftest import ROOT
 
-import models.codec
-from igm.inference import Posterior, draw_for_images, image_generators
-from igm.inference.levels import best_levels, errors_by_level
+import igm.models.codec
+from igm.calibration.levels import best_levels, errors_by_level
+from igm.inference.draws import draw_for_images, image_generators
+from igm.inference.types import Posterior
 from igm.objective import Noise, composed_error
 
 
@@ -48,12 +49,12 @@ def test_too_few_draws_for_a_range():
 @pytest.mark.parametrize("task", ["celeba", "celeba-gc"])
 def test_calibration_of_attributes(task, make_denoiser, tiny_vae_dir, tmp_path, run_main):
     """On drawn faces in the real layout; what else the checkpoint says stays as it was."""
-    from data.synthetic.faces import generate
+    from igm.data.synthetic.faces import generate
 
     generate(tmp_path / "faces", num_train=0, num_val=4)
     meta = {"task": task, "attributes": ["Black_Hair", "Eyeglasses", "Smiling"], "frequencies": [0.4, 0.2, 0.6]}
     folder = tmp_path / "checkpoint-1"
-    make_denoiser("attribute_unet", codec=models.codec.load_codec(tiny_vae_dir), **meta).save_pretrained(folder)
+    make_denoiser("attribute_unet", codec=igm.models.codec.load_codec(tiny_vae_dir), **meta).save_pretrained(folder)
     args = ("--checkpoint", folder, "--dataset_root", tmp_path / "faces", "--num_images", 2)
     code, out, err = run_main("scripts.calibrate", *args)
     assert code == 0, err

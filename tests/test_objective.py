@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 
-from igm.batches import step_generator
-from igm.inference import Posterior, draw_for_images, image_generators
+from igm.inference.draws import draw_for_images, image_generators
+from igm.inference.types import Posterior
 from igm.objective import draw_noise, offset_noise, snr_weights
+from igm.training.batches import step_generator
 
 
 def generator(seed=0):

@@ -7,22 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from igm import results
-from igm.metrics import position_metrics
-from igm.results import (
+from igm.evaluation import summary
+from igm.evaluation.records import (
     RecordWriter,
     clear_results,
-    compare,
-    format_table,
-    library_versions,
     merge_shards,
     read_records,
     read_results,
-    rescore,
     result_files,
     shard_path,
-    write_summary,
 )
+from igm.evaluation.summary import compare, library_versions, rescore, write_summary
+from igm.evaluation.table import format_table
+from igm.metrics import position_metrics
 
 OPTIONS = {"task": "clevr", "method": "pursuit", "checkpoint": "outputs/clevr/checkpoint-10", "num_steps": 5}
 
@@ -228,7 +225,7 @@ def test_a_folder_is_scored_again_from_its_records(tmp_path, monkeypatch, capsys
     assert rescore(tmp_path) == first
     (tmp_path / "summary.json").unlink()
     monkeypatch.setattr(sys, "argv", ["results", str(tmp_path)])
-    results.main()
+    summary.main()
     assert "found within 0.05" in capsys.readouterr().out
     again = json.loads((tmp_path / "summary.json").read_text())
     assert again == {**first, "versions": None}
@@ -247,7 +244,7 @@ def test_two_runs_are_compared_on_the_images_that_both_have(tmp_path, monkeypatc
     write(tmp_path / "two" / "results.jsonl", [record(name, conds_pred=far) for name in "abc"])
     assert compare(tmp_path / "one", tmp_path / "two") == ["3-5: +50.0 points [+50.0, +50.0] on 3 images"]
     monkeypatch.setattr(sys, "argv", ["results", str(tmp_path / "two"), "--against", str(tmp_path / "one")])
-    results.main()
+    summary.main()
     assert capsys.readouterr().out.splitlines()[-1] == "3-5: -50.0 points [-50.0, -50.0] on 3 images"
     write(tmp_path / "other" / "results.jsonl", [record("z")])
     with pytest.raises(ValueError, match="no image of one task in common"):

@@ -11,9 +11,9 @@ import torch
 from conftest import ROOT, SCHEDULER, UNET, as_flags, write_clevr
 from safetensors.torch import load_file
 
-import models.codec
-import models.denoiser
-from igm.results import RECORD_KEYS
+import igm.models.codec
+import igm.models.denoiser
+from igm.evaluation.records import RECORD_KEYS
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def checkpoint(make_denoiser, tiny_vae_dir, tmp_path):
     """A folder that eval_clevr.py needs nothing else than."""
     meta = {"task": "clevr", "min_separation": 0.1, "bounds": [0.1, 0.1, 0.9, 0.9]}
     folder = tmp_path / "checkpoint-7"
-    make_denoiser("position_unet", codec=models.codec.load_codec(tiny_vae_dir), **meta).save_pretrained(folder)
+    make_denoiser("position_unet", codec=igm.models.codec.load_codec(tiny_vae_dir), **meta).save_pretrained(folder)
     return folder
 
 
@@ -183,7 +183,7 @@ def test_other_resolution_than_the_config_says(run_main, train_args, tmp_path):
     """The published network takes it; the checkpoint says at which resolution it was trained."""
     code, _, err = run_main("train_clevr", *train_args(resolution=32, max_train_steps=1, num_validation_images=1))
     assert code == 0, err
-    loaded = models.denoiser.Denoiser.from_pretrained(tmp_path / "out" / "clevr" / "checkpoint-1")
+    loaded = igm.models.denoiser.Denoiser.from_pretrained(tmp_path / "out" / "clevr" / "checkpoint-1")
     assert loaded.resolution == 32
 
 
@@ -438,7 +438,7 @@ def test_evaluation_image_missing(run_main, eval_args, clevr_root, tmp_path, no_
 
 
 def test_checkpoint_of_other_conditions(run_main, eval_args, tmp_path, tiny_vae_dir, tiny_configs):
-    from models.unet import build_network
+    from igm.models.unet import build_network
 
     build_network({**UNET, "cross_attention_dim": 6}).save_pretrained(tmp_path / "other" / "unet2dconditionmodel")
     args = eval_args(
@@ -459,7 +459,7 @@ def test_more_objects_than_candidates(run_main, eval_args):
 
 
 def test_prediction_that_is_not_finite(run_main, eval_args, make_denoiser, tiny_vae_dir, tmp_path):
-    denoiser = make_denoiser("position_unet", codec=models.codec.load_codec(tiny_vae_dir))
+    denoiser = make_denoiser("position_unet", codec=igm.models.codec.load_codec(tiny_vae_dir))
     denoiser.network.conv_out.bias[0] = float("nan")
     denoiser.save_pretrained(tmp_path / "nan")
     code, _, err = run_main("eval_clevr", *eval_args(checkpoint=tmp_path / "nan"))

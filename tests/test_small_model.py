@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from models.denoiser import Denoiser
+from igm.models.denoiser import Denoiser
 
 SHIPPED = Path(__file__).resolve().parent.parent / "models" / "pretrained" / "clevr-mini"
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from data.synthetic import clevr, render
+from igm.data.synthetic import clevr, render
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = (96, 64)
@@ -228,7 +228,7 @@ def test_too_many_objects_raise():
 
 
 def run(*arguments):
-    command = [sys.executable, "-m", "data.synthetic.clevr", *arguments]
+    command = [sys.executable, "-m", "igm.data.synthetic.clevr", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
 
 

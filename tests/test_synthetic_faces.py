@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from data.celeba import CelebA
-from data.synthetic.faces import ATTRIBUTES, Face, draw_face, generate, sample_attributes, sample_face
+from igm.data.celeba import CelebA
+from igm.data.synthetic.faces import ATTRIBUTES, Face, draw_face, generate, sample_attributes, sample_face
 
 
 def drawn(**changes):

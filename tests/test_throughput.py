@@ -6,8 +6,8 @@ import pytest
 import torch
 from conftest import ROOT
 
-from igm.batches import Share, TrainingBatches
-from igm.training import training_loss
+from igm.training.batches import Share, TrainingBatches
+from igm.training.loop import training_loss
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
@@ -26,13 +26,13 @@ def test_published_prediction_is_the_projects(make_denoiser, tmp_path):
             return 4
 
         def __getitem__(self, i):
-            return {"posterior_mean": posterior[0, i], "posterior_std": posterior[1, i].abs(), **pictures.labels(i)}
+            return {"posterior_mean": posterior[0, i], "posterior_std": posterior[1, i].abs(), **pictures.annotation(i)}
 
     batches = TrainingBatches(Latents(), (4, 8, 8), 1000, Share(4), seed=0)
     batch, rows = batches[0], batches.order.rows(0)
     results = [training_loss(denoiser, batch)]
     x_0 = batch["posterior_mean"] + batch["posterior_std"] * batch["posterior_eps"]
-    mask = torch.stack([pictures.labels(i)["mask"] for i in rows])
+    mask = torch.stack([pictures.annotation(i)["mask"] for i in rows])
     x_t = denoiser.add_noise(x_0, batch["eps"], batch["t"])
     prediction = published_prediction(denoiser, x_t, batch["t"], pictures.conds[rows], mask)
     results.append((prediction - batch["eps"]).square().mean())
@@ -51,7 +51,7 @@ def test_pictures_have_the_tasks_format(tmp_path, name):
     item = pictures[5]
     side = TASKS[name].resolution
     assert item["pixel_values"].shape == (3, side, side) and item["conds"].shape[1] == TASKS[name].cond_size
-    counts = {int(pictures.labels(i)["mask"].sum()) for i in range(6)}
+    counts = {int(pictures.annotation(i)["mask"].sum()) for i in range(6)}
     assert counts <= ({3, 4, 5} if name == "clevr" else {3})
 
 

@@ -13,15 +13,15 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 
-from data.clevr import Clevr
-from igm.batches import DataOrder, Share, TrainingBatches, step_generator
-from igm.checkpoints import OF_THE_RUN, find_checkpoint, list_checkpoints, tidy_configs
 from igm.composition import pack
+from igm.data.clevr import Clevr
+from igm.models import ModelError
+from igm.models.codec import load_codec
+from igm.models.denoiser import Denoiser, load_network
 from igm.objective import Noise, composed_error, draw_noise
-from igm.training import TrainingError, TrainSettings, learning_rate, make_loader, train, training_loss
-from models import ModelError
-from models.codec import load_codec
-from models.denoiser import Denoiser, load_network
+from igm.training.batches import DataOrder, Share, TrainingBatches, step_generator
+from igm.training.checkpoints import OF_THE_RUN, find_checkpoint, list_checkpoints, tidy_configs
+from igm.training.loop import TrainingError, TrainSettings, learning_rate, make_loader, train, training_loss
 
 SETTINGS = {
     "max_train_steps": 4,

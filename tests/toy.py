@@ -4,7 +4,7 @@ import itertools
 
 import torch
 
-from igm.inference import Posterior
+from igm.inference.types import Posterior
 
 SIDE, WIDTH = 10, 0.13
 SCENES = [[[0.3, 0.4]], [[0.25, 0.3], [0.7, 0.65]], [[0.2, 0.7], [0.5, 0.25], [0.8, 0.6]]]

@@ -4,7 +4,7 @@ Each animal gets a random drawing of its class, place, size, mirror image, rotat
 of earlier ones. The same seed gives the same pictures.
 
 Example:
-    python -m data.synthetic.animals --out pairs --classes cat dog rabbit --num_objects 2 --num_images 100 --seed 1
+    python -m igm.data.synthetic.animals --out pairs --classes cat dog rabbit --num_objects 2 --num_images 100 --seed 1
 """
 
 import argparse
@@ -170,7 +170,7 @@ def _range(text: str) -> tuple[int, int]:
 def main() -> None:
     """The command line: see --help."""
     parser = argparse.ArgumentParser(
-        prog="python -m data.synthetic.animals",
+        prog="python -m igm.data.synthetic.animals",
         description="Generate pictures of animals with their labels.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )

@@ -3,7 +3,7 @@
 Camera, placement rules, visibility check and JSON fields follow the CLEVR generator (Johnson et al. 2017,
 clevr-dataset-gen, image_generation/render_images.py); the pictures are ray cast by `data.synthetic.render`.
 
-    python -m data.synthetic.clevr --out DIR --split val --num_images 100 --num_objects 3-5 --resolution 128
+    python -m igm.data.synthetic.clevr --out DIR --split val --num_images 100 --num_objects 3-5 --resolution 128
 """
 
 import argparse
@@ -24,7 +24,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from data.synthetic import render as rendering
+from igm.data.synthetic import render as rendering
 
 # Blender's default camera, which CLEVR's base scene keeps. Checked on 3,000 scenes of the CLEVR generator by fitting
 # each camera to 3d_coords -> pixel_coords: mean (7.47, -6.51, 5.35), aimed at the origin within 0.005, each axis
@@ -336,7 +336,7 @@ def _resolution(text: str) -> tuple[int, int]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m data.synthetic.clevr",
+        prog="python -m igm.data.synthetic.clevr",
         description="Generate CLEVR-like scenes and pictures in the layout of CLEVR v1.0.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )

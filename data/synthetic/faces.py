@@ -5,7 +5,7 @@ collections attributes are correlated within the female domain (black hair with 
 lipstick, open mouths and bright backgrounds, ...). In the male domain they are independent of each other, and hair
 length, jaw, brows and beards are others: compositions and looks that a model of the female domain has not seen.
 
-    python -m data.synthetic.faces --out faces --num_train 10000 --num_val 500 --num_test 2000 --seed 0
+    python -m igm.data.synthetic.faces --out faces --num_train 10000 --num_val 500 --num_test 2000 --seed 0
 """
 
 import argparse
@@ -476,7 +476,7 @@ def _write_text(path: Path, lines: list[str]) -> None:
 def main() -> None:
     """The command line: see --help."""
     parser = argparse.ArgumentParser(
-        prog="python -m data.synthetic.faces",
+        prog="python -m igm.data.synthetic.faces",
         description="Draw faces in the layout of CelebA.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from igm.evaluation.records import read_options, read_results
 from igm.figures.counts import confusion_matrices, error_by_count, reliability_diagrams
 from igm.figures.labels import attribute_bars, attribute_sheet, label_sheet
 from igm.figures.positions import perception_curve, position_sheet
 from igm.metrics import predictions_right
-from igm.results import read_options, read_results
 
 
 def redraw(folder: str | Path, max_images: int = 24) -> list[Path]:

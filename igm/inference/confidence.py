@@ -4,10 +4,11 @@ from collections.abc import Callable
 
 import torch
 
-from igm.composition import ErrorMatrix
-from igm.inference import Inferred, Posterior, draw_for_images, image_generators
+from igm.error_matrix import ErrorMatrix
+from igm.inference.draws import draw_for_images, image_generators
 from igm.inference.pricing import base_members, price_draws
-from models.denoiser import Denoiser
+from igm.inference.types import Inferred, Posterior
+from igm.models.denoiser import Denoiser
 
 
 def assess_objects(

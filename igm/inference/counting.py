@@ -5,12 +5,13 @@ from dataclasses import dataclass
 import torch
 
 from igm import UserError
-from igm.composition import ErrorMatrix
-from igm.inference import Inferred, Posterior, draw_for_images, image_generators
+from igm.error_matrix import ErrorMatrix
 from igm.inference.confidence import most_likely_scale
+from igm.inference.draws import draw_for_images, image_generators
 from igm.inference.pricing import base_members, price_draws
 from igm.inference.pursuit import Pursuit, PursuitSettings
-from models.denoiser import Denoiser
+from igm.inference.types import Inferred, Posterior
+from igm.models.denoiser import Denoiser
 
 DRAWS_PER_ROUND = 16
 FITTED_GAINS = torch.linspace(0.8, 2.4, 33)

@@ -6,10 +6,11 @@ import math
 import torch
 
 from igm import UserError
-from igm.composition import ErrorMatrix, subset_weights
-from igm.inference import Inferred, Posterior, draw_for_images, image_generators
+from igm.error_matrix import ErrorMatrix, subset_weights
+from igm.inference.draws import draw_for_images, image_generators
 from igm.inference.pricing import confidence_of, price_draws
-from models.denoiser import Denoiser
+from igm.inference.types import Inferred, Posterior
+from igm.models.denoiser import Denoiser
 
 MOST_ENUMERATED = 2**20  # compositions priced in closed form; beyond, coordinate search
 NUM_RIVALS = 16  # the runners-up that the confidence considers

@@ -3,8 +3,9 @@
 import torch
 
 from igm.composition import compose
-from igm.inference import Inferred, Posterior, draw_for_images, image_generators
-from models.denoiser import Denoiser
+from igm.inference.draws import draw_for_images, image_generators
+from igm.inference.types import Inferred, Posterior
+from igm.models.denoiser import Denoiser
 
 START_MEAN, START_STD = 0.5, 0.13  # the published code's start
 CLIP_NORM = 1.0

@@ -2,9 +2,10 @@
 
 import torch
 
-from igm.composition import ErrorMatrix, subset_weights
-from igm.inference import Draws, Posterior
-from models.denoiser import Denoiser
+from igm.error_matrix import ErrorMatrix, subset_weights
+from igm.inference.draws import Draws
+from igm.inference.types import Posterior
+from igm.models.denoiser import Denoiser
 
 
 def base_members(num_candidates: int) -> torch.Tensor:

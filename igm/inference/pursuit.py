@@ -5,13 +5,14 @@ from dataclasses import dataclass
 import torch
 
 from igm import UserError
-from igm.composition import ErrorMatrix
-from igm.inference import Draws, Inferred, Posterior, draw_for_images, image_generators
+from igm.error_matrix import ErrorMatrix
 from igm.inference.confidence import add_confidence, assess_objects
+from igm.inference.draws import Draws, draw_for_images, image_generators
 from igm.inference.gradient import Pairs, clip_norm, composition_gradient
 from igm.inference.pricing import base_members, price_candidates, price_draws
 from igm.inference.sets import candidate_grid, choose_sets, divide_cells, may_stand_together
-from models.denoiser import Denoiser
+from igm.inference.types import Inferred, Posterior
+from igm.models.denoiser import Denoiser
 
 
 @dataclass(frozen=True)

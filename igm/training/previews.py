@@ -9,8 +9,8 @@ from accelerate import Accelerator
 
 from igm.composition import predictor
 from igm.figures import save_image_grid
-from models.denoiser import Denoiser
-from models.sampling import CompositionPipeline
+from igm.models.denoiser import Denoiser
+from igm.models.sampling import CompositionPipeline
 
 
 def validation_pictures(

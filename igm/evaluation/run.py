@@ -11,20 +11,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from igm import warn
+from igm.evaluation.records import RecordWriter, clear_results, merge_shards, result_files, shard_path
+from igm.evaluation.summary import METRICS_BY_TASK, library_versions, write_summary
+from igm.evaluation.table import format_table
 from igm.figures import convergence_gif, redraw
-from igm.inference import Inferred, Posterior
-from igm.results import (
-    METRICS_BY_TASK,
-    RecordWriter,
-    clear_results,
-    format_table,
-    library_versions,
-    merge_shards,
-    result_files,
-    shard_path,
-    write_summary,
-)
-from models.denoiser import Denoiser
+from igm.inference.types import Inferred, Posterior
+from igm.models.denoiser import Denoiser
 
 Infer = Callable[..., Inferred]  # (posterior, num_concepts (B,) or None, image_numbers=[...], batch_size=...)
 
@@ -65,7 +57,7 @@ def evaluate(
     roomy = within_memory(infer, batch_size)
     todo = [(name, i) for name, dataset in groups.items() for i in range(len(dataset))]
     with RecordWriter(shard_path(output_dir, state.process_index, state.num_processes), resume, options) as writer:
-        todo = [(g, i) for g, i in todo if (g, groups[g].labels(i)["image_id"]) not in writer.finished]
+        todo = [(g, i) for g, i in todo if (g, groups[g].annotation(i)["image_id"]) not in writer.finished]
         mine = todo[state.process_index :: state.num_processes]
         with tqdm(total=len(mine), unit="image", desc=method, disable=not state.is_main_process) as bar:
             for first in range(0, len(mine), images_per_batch):
@@ -118,7 +110,7 @@ def infer_batch(
 
 
 def make_record(group: str, item: dict, found: Inferred, row: int, seconds: float, seed: int, path: Path) -> dict:
-    """The record of one image; see `igm.results`."""
+    """The record of one image; see `igm.evaluation.records`."""
     k = int(found.num_concepts[row])
     true = item["conds"][item["mask"] > 0].tolist() if "mask" in item else None
     more = {name: values[row] for name, values in found.extra.get("records", {}).items()}

@@ -10,11 +10,12 @@ import itertools
 
 import torch
 
-from igm.composition import ErrorMatrix
-from igm.inference import Inferred, Posterior, draw_for_images, image_generators
+from igm.error_matrix import ErrorMatrix
 from igm.inference.discrete import Subsets, infer_discrete, rounds
+from igm.inference.draws import draw_for_images, image_generators
 from igm.inference.pricing import confidence_of, price_draws
-from models.denoiser import Denoiser
+from igm.inference.types import Inferred, Posterior
+from igm.models.denoiser import Denoiser
 
 
 def infer_diffusion_classifier(

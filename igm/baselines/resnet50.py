@@ -10,10 +10,10 @@ from diffusers.configuration_utils import register_to_config
 from torch import nn
 from transformers import ResNetConfig, ResNetModel
 
-from models import ModelError
-from models.codec import Pixels
-from models.denoiser import META_FILE, NETWORK_DIR, fetch_folder, load_network
-from models.unet import NETWORKS, read_config
+from igm.models import ModelError
+from igm.models.codec import Pixels
+from igm.models.denoiser import META_FILE, NETWORK_DIR, fetch_folder, load_network
+from igm.models.unet import NETWORKS, read_config
 
 
 class AttributeResNet(ModelMixin, ConfigMixin):

@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from data import DataError
-from data.images import check_image, decode_image, image_to_tensor
+from igm.data import DataError
+from igm.data.images import check_image, decode_image, image_to_tensor
 
 Image.init()
 SUFFIXES = tuple(sorted(Image.registered_extensions()))
@@ -36,9 +36,9 @@ class Pictures(torch.utils.data.Dataset):
         return len(self.paths)
 
     def __getitem__(self, i: int) -> dict:
-        return {"pixel_values": image_to_tensor(decode_image(self.paths[i]), self.resolution), **self.labels(i)}
+        return {"pixel_values": image_to_tensor(decode_image(self.paths[i]), self.resolution), **self.annotation(i)}
 
-    def labels(self, i: int) -> dict:
+    def annotation(self, i: int) -> dict:
         """Everything of item i but its pixels."""
         return {"image_id": self.names[i]}
 

@@ -18,9 +18,9 @@ from accelerate import Accelerator
 from safetensors import SafetensorError
 
 from igm import warn
-from models import ModelError
-from models.denoiser import EMA_DIR, META_FILE, NETWORK_DIR, Denoiser, load_network
-from models.unet import one_line, read_config
+from igm.models import ModelError
+from igm.models.denoiser import EMA_DIR, META_FILE, NETWORK_DIR, Denoiser, load_network
+from igm.models.unet import one_line, read_config
 
 STATE_FILE = "training.json"
 # What diffusers notes in a config beside the network's shape: its origin, and the state of the running average.

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from igm import warn
-from models.codec import Codec, codec_fingerprint
+from igm.models.codec import Codec, codec_fingerprint
 
 BLOCK = 64  # images encoded, checked and made again together
 INDEX_FILE, VALUES_FILE, CHECKSUM_FILE = "index.json", "posteriors.f16", "blocks.crc32"
@@ -37,7 +37,7 @@ class CachedLatents(Dataset):
     values stay on the disk, memory-mapped.
 
     Args:
-        dataset: yields `pixel_values`, and has `labels(i)` and `fingerprint()`.
+        dataset: yields `pixel_values`, and has `annotation(i)` and `fingerprint()`.
         path: the folder made by `build_cache`.
     """
 
@@ -51,7 +51,7 @@ class CachedLatents(Dataset):
 
     def __getitem__(self, i: int) -> dict:
         mean, std = torch.from_numpy(self.posteriors[i].astype(np.float32))  # (C, H, W) each
-        return {"posterior_mean": mean, "posterior_std": std, **self.dataset.labels(i)}
+        return {"posterior_mean": mean, "posterior_std": std, **self.dataset.annotation(i)}
 
 
 def cache_path(folder: Path, dataset, codec: Codec) -> Path:

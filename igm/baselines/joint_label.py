@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import torch
 
 from igm import UserError
-from igm.inference import Inferred, Posterior
+from igm.baselines.resnet50 import Classifier
 from igm.inference.discrete import MOST_ENUMERATED, OneOfEach, infer_discrete
-from models.baselines.resnet import Classifier
-from models.denoiser import Denoiser
+from igm.inference.types import Inferred, Posterior
+from igm.models.denoiser import Denoiser
 
 
 def joint_choices(sizes: Sequence[int]) -> torch.Tensor:

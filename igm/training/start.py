@@ -13,18 +13,19 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, set_seed
 
 from igm import warn
-from igm.checkpoints import check_same_run, find_checkpoint
+from igm.cli.training import choose_tracker, train_settings
+from igm.devices import compiler_works, usable_precision
 from igm.dry_run import describe, memory_estimate, parts_of
-from igm.latents import CachedLatents, build_cache, cache_bytes, cache_index, cache_path
-from igm.options import choose_tracker, compiler_works, train_settings, usable_precision
-from igm.training import TrainSettings, train
-from igm.validation import make_validator
-from models import ModelError
-from models.attention import use_single_token_attention
-from models.codec import DEFAULT_MODEL, load_codec
-from models.denoiser import Denoiser, build_denoiser, check_resolution, load_network
-from models.unet import cond_size as size_of_cond
-from models.unet import one_line, read_config
+from igm.models import ModelError
+from igm.models.attention import use_single_token_attention
+from igm.models.codec import DEFAULT_MODEL, load_codec
+from igm.models.denoiser import Denoiser, build_denoiser, check_resolution, load_network
+from igm.models.unet import cond_size as size_of_cond
+from igm.models.unet import one_line, read_config
+from igm.training.checkpoints import check_same_run, find_checkpoint
+from igm.training.latent_cache import CachedLatents, build_cache, cache_bytes, cache_index, cache_path
+from igm.training.loop import TrainSettings, train
+from igm.training.previews import make_validator
 
 
 def start_training(
@@ -112,7 +113,7 @@ def data_identity(dataset) -> str:
     """A short name for a dataset's size, ids and concepts (of up to 256 items), wherever its files lie."""
     digest = hashlib.sha256(str(len(dataset)).encode())
     for i in torch.linspace(0, len(dataset) - 1, min(len(dataset), 256)).long().tolist():
-        labels = dataset.labels(i)
+        labels = dataset.annotation(i)
         digest.update(f"{labels['image_id']} {labels['conds'].tolist()} {labels['mask'].tolist()}".encode())
     return digest.hexdigest()[:16]
 
@@ -134,7 +135,7 @@ def describe_training(
     options: argparse.Namespace, settings: TrainSettings, dataset, validation, denoiser: Denoiser, run_dir: Path
 ) -> None:
     """What --dry_run prints of a training."""
-    concepts = dataset.labels(0)["mask"].numel()
+    concepts = dataset.annotation(0)["mask"].numel()
     memory = memory_estimate(
         denoiser,
         settings.train_batch_size * concepts,

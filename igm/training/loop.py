@@ -1,7 +1,7 @@
 """The training loop: minimise E || y - (1/K) sum_k f(x_t, t | c_k) ||^2 over the network.
 
-The host never waits for the device within a step: batches come ready from the loader (`igm.batches`), and the loss is read
-only when it is reported.
+The host never waits for the device within a step: batches come ready from the loader (`igm.training.batches`), and the loss
+is read only when it is reported.
 """
 
 import contextlib
@@ -18,12 +18,12 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from igm import warn
-from igm.batches import Share, TrainingBatches, latent_shape
-from igm.checkpoints import find_checkpoint, load_checkpoint, register_network_format, save_checkpoint
+from igm.models.attention import idle_parameters
+from igm.models.compilation import compiled_agrees
+from igm.models.denoiser import Denoiser
 from igm.objective import Noise, composed_error, snr_weights
-from models.attention import idle_parameters
-from models.compilation import compiled_agrees
-from models.denoiser import Denoiser
+from igm.training.batches import Share, TrainingBatches, latent_shape
+from igm.training.checkpoints import find_checkpoint, load_checkpoint, register_network_format, save_checkpoint
 
 
 class TrainingError(RuntimeError):

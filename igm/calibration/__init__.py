@@ -1,0 +1,1 @@
+"""What is measured on training images and kept in a checkpoint's facts."""

@@ -1,0 +1,1 @@
+"""Command lines: types and groups of options, launching, exit codes."""

@@ -1,0 +1,273 @@
+"""Result records, one JSON line per image, and the summaries computed from them.
+
+A record is a plain dict:
+
+    image_id           str
+    group              str, the row of the table that the image belongs to ("3-5", "female", "all")
+    conds_true         list of K conditions (lists of D numbers), or None without ground truth
+    conds_pred         list of conditions
+    num_true, num_pred int; num_true is None without ground truth
+    error              denoising error of the predicted composition, or None
+    confidence         in [0, 1], or None
+    unet_evaluations   {"forward": int, "backward": int}
+    seconds            float, wall-clock time spent on the image
+    seed               int
+
+Further keys are kept. `python -m igm.evaluation.summary DIR` scores a results folder again and prints the table; with
+`--against OTHER` also by how much it is above another run on the same images.
+"""
+
+import json
+import logging
+import math
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from igm import UserError
+
+logger = logging.getLogger(__name__)
+
+
+Record = dict[str, Any]
+
+
+RECORD_KEYS = (
+    "image_id",
+    "group",
+    "conds_true",
+    "conds_pred",
+    "num_true",
+    "num_pred",
+    "error",
+    "confidence",
+    "unet_evaluations",
+    "seconds",
+    "seed",
+)
+
+
+RESULTS_NAME, OPTIONS_NAME, SUMMARY_NAME = "results.jsonl", "options.json", "summary.json"
+
+
+class RecordWriter:
+    """Append result records to a file, one JSON line per image, flushed as each image finishes.
+
+    Use it as a context manager. The options that determine the results are stored beside the file, in options.json.
+
+    With `resume`, the finished records are read first, from this file and from the other result files of the folder
+    (so that a run may resume with another number of processes); the torn last line of a killed run is dropped.
+    Without, an existing file is replaced. A fresh run of several processes calls `clear_results` in one of them before
+    any of them opens its file, so that no shard of an earlier run is left to be picked up later.
+
+    Attributes:
+        finished: {(group, image_id): record} of the images that need no further work.
+    """
+
+    def __init__(self, path: str | Path, resume: bool, options: Mapping[str, Any]) -> None:
+        """Open `path`, a file in the results folder (see `shard_path`); its parents are created.
+
+        Raises:
+            ValueError: on resuming with options other than the stored ones, without stored ones, or from a file with
+                a line that cannot be read.
+        """
+        self.path = Path(path)
+        self.finished: dict[tuple[str, str], Record] = {}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        options_path = self.path.parent / OPTIONS_NAME
+        if resume and any(file.stat().st_size for file in result_files(self.path.parent)):
+            _check_options(options_path, options)
+            if self.path.exists():
+                own = read_records(self.path)
+                _write_atomically(self.path, "".join(_to_line(record) for record in own))
+            self.finished = {_key(record): record for record in read_results(self.path.parent)}
+        else:
+            if self.path.name == RESULTS_NAME:
+                clear_results(self.path.parent)
+            (self.path.parent / RESULTS_NAME).unlink(missing_ok=True)  # what earlier shards were merged into
+            self.path.write_text("", encoding="utf-8")
+            _write_json(options_path, options)
+        self._file = open(self.path, "a", encoding="utf-8")
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Append one record and flush it; arrays and tensors become lists, other values that are not finite null.
+
+        Raises:
+            ValueError: if a key is missing, or a condition holds a number that is not finite.
+        """
+        plain = to_plain(record)
+        _check_record(plain, f"the record of image {record.get('image_id')!r}")
+        self._file.write(_to_line(plain))
+        self._file.flush()
+        self.finished[_key(plain)] = plain
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __enter__(self) -> "RecordWriter":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def shard_path(folder: str | Path, rank: int = 0, num_processes: int = 1) -> Path:
+    """The file one process writes: results.jsonl, or results.<rank>.jsonl where there are several processes."""
+    return Path(folder) / (RESULTS_NAME if num_processes == 1 else f"results.{rank}.jsonl")
+
+
+def result_files(folder: str | Path) -> list[Path]:
+    """The result files of a folder: results.jsonl if there is one, then the shards in order of rank."""
+    folder = Path(folder)
+    shards = [path for path in folder.glob("results.*.jsonl") if path.name.split(".")[1].isdecimal()]
+    merged = [folder / RESULTS_NAME] if (folder / RESULTS_NAME).exists() else []
+    return merged + sorted(shards, key=lambda path: int(path.name.split(".")[1]))
+
+
+def clear_results(folder: str | Path) -> None:
+    """Remove every result file of a folder, shards included; options and summary stay until they are rewritten."""
+    for path in result_files(folder):
+        path.unlink(missing_ok=True)
+
+
+def read_records(path: str | Path) -> list[Record]:
+    """Read one result file, in the order of its lines. A torn last line (a killed run) is left out with a warning.
+
+    Raises:
+        ValueError: naming file and line, for any other line that is not a complete record.
+    """
+    records = []
+    lines = Path(path).read_text(encoding="utf-8", errors="replace").split("\n")
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+            _check_record(record, "the line")
+        except ValueError as error:
+            if number == len(lines):  # not ended by a newline: the run was killed while writing it
+                logger.warning("%s: line %d is torn and left out", path, number)
+                break
+            raise UserError(f"{path}, line {number}: {error}") from error
+        records.append(record)
+    return records
+
+
+def read_results(folder: str | Path) -> list[Record]:
+    """Read all result files of a folder, each image once.
+
+    Raises:
+        FileNotFoundError: if the folder has no result file.
+        ValueError: as `read_records`.
+    """
+    files = result_files(folder)
+    if not files:
+        raise FileNotFoundError(f"no {RESULTS_NAME} in {folder}")
+    return _first_of_each(record for path in files for record in read_records(path))
+
+
+def read_options(folder: str | Path) -> dict[str, Any]:
+    """The options of the run that wrote a results folder; empty where none are kept."""
+    return _read_json(Path(folder) / OPTIONS_NAME)
+
+
+def merge_shards(paths: Iterable[str | Path], out: str | Path) -> list[Record]:
+    """Merge the files of several processes into `out`, in order of group and image_id, and remove them.
+
+    Records that `out` already holds (a resumed run) stay; an image that several files hold is kept once. `out` is
+    replaced in one step, and the shards are removed only after that, so that a kill loses nothing.
+
+    Returns:
+        the merged records.
+
+    Raises:
+        ValueError: as `read_records`.
+    """
+    out = Path(out)
+    shards = [Path(path) for path in paths if Path(path) != out]
+    files = [path for path in [out, *shards] if path.exists()]
+    records = _first_of_each(record for path in files for record in read_records(path))
+    records.sort(key=_key)
+    _write_atomically(out, "".join(_to_line(record) for record in records))
+    for path in shards:
+        path.unlink(missing_ok=True)
+    return records
+
+
+def to_plain(value: Any) -> Any:
+    """Turn a value into what JSON holds: arrays and tensors into lists, tuples into lists, NaN and infinity into None.
+
+    Values of any other type (paths, dtypes) become their string.
+    """
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_plain(item) for item in value]
+    if hasattr(value, "tolist"):  # arrays, tensors and their scalars
+        return to_plain(value.tolist())
+    return str(value)
+
+
+def _check_record(record: Any, what: str) -> None:
+    if not isinstance(record, dict):
+        raise ValueError(f"{what} is not a record but {type(record).__name__}")
+    missing = [key for key in RECORD_KEYS if key not in record]
+    if missing:
+        raise ValueError(f"{what} lacks {', '.join(missing)}")
+    for name in ("conds_true", "conds_pred"):
+        # A condition that diverged must stop the run: scored as if it were far away, it would hide the fault.
+        if _holds_none(record[name]) and record[name] is not None:
+            raise ValueError(f"{what} holds a number that is not finite in {name}: {record[name]}")
+
+
+def _holds_none(value: Any) -> bool:
+    return any(_holds_none(item) for item in value) if isinstance(value, list) else value is None
+
+
+def _check_options(path: Path, options: Mapping[str, Any]) -> None:
+    if not path.exists():
+        raise UserError(f"cannot resume: {path} is missing, so the options of the finished images are unknown")
+    stored, options = _read_json(path), to_plain(options)
+    differing = [name for name in options if name not in stored or stored[name] != options[name]]
+    if differing:
+        changes = ", ".join(f"{name} (was {stored.get(name)!r}, is {options[name]!r})" for name in differing)
+        raise UserError(f"cannot resume {path.parent} with other options: {changes}")
+
+
+def _key(record: Mapping[str, Any]) -> tuple[str, str]:
+    return record["group"], record["image_id"]
+
+
+def _first_of_each(records: Iterable[Record]) -> list[Record]:
+    unique: dict[tuple[str, str], Record] = {}
+    for record in records:
+        unique.setdefault(_key(record), record)
+    return list(unique.values())
+
+
+def _to_line(record: Mapping[str, Any]) -> str:
+    return json.dumps(to_plain(record), allow_nan=False) + "\n"
+
+
+def _write_json(path: str | Path, value: Mapping[str, Any]) -> dict[str, Any]:
+    plain = to_plain(value)
+    _write_atomically(path, json.dumps(plain, indent=2, allow_nan=False) + "\n")
+    return plain
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def _write_atomically(path: str | Path, text: str) -> None:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")  # its own name per process: all write options.json
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,173 @@
+"""Summaries: the scores of a results folder, and comparisons of two."""
+
+import argparse
+import platform
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from igm import UserError
+from igm.evaluation.records import (
+    OPTIONS_NAME,
+    SUMMARY_NAME,
+    Record,
+    _key,
+    _read_json,
+    _write_json,
+    read_options,
+    read_results,
+)
+from igm.evaluation.table import format_table
+from igm.metrics import attribute_metrics, bootstrap_interval, headline_parts, label_metrics, position_metrics
+
+MetricsFn = Callable[[list[Record]], tuple[dict[str, Any], dict[str, Any]]]
+
+
+# Which score a folder is given when it is scored again; a new task adds its line here.
+METRICS_BY_TASK: dict[str, MetricsFn] = {
+    "clevr": position_metrics,
+    "clevrtex": position_metrics,
+    "celeba": attribute_metrics,
+    "animals": label_metrics,
+}
+
+
+_PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "numpy", "scipy")
+
+
+def write_summary(
+    path: str | Path,
+    *,
+    task: str,
+    method: str,
+    records: Sequence[Record],
+    metrics_fn: MetricsFn,
+    options: Mapping[str, Any],
+    versions: Mapping[str, str] | None,
+    checkpoint: str | None,
+) -> dict[str, Any]:
+    """Score the records group by group and write summary.json in one step.
+
+    Args:
+        path: the file to write; its parents are created.
+        task: what was inferred, e.g. "clevr".
+        method: how, e.g. "pursuit".
+        records: result records; groups appear in order of first appearance. Records without ground truth count in
+            `num_images`, seconds and evaluations but not in the metrics.
+        metrics_fn: maps the records of a group to (metrics, ci95), e.g. `metrics.position_metrics`.
+        options: the options of the run.
+        versions: library versions of the run, see `library_versions`.
+        checkpoint: where the weights came from.
+
+    Returns:
+        the summary as written: plain JSON values, None for what is not finite.
+    """
+    groups: dict[str, Any] = {}
+    for name in dict.fromkeys(record["group"] for record in records):
+        members = [record for record in records if record["group"] == name]
+        scored = [record for record in members if record["conds_true"] is not None]
+        metrics, ci95 = metrics_fn(scored) if scored else ({}, {})
+        groups[name] = {"num_images": len(members), "metrics": metrics, "ci95": ci95}
+    summary = {
+        "task": task,
+        "method": method,
+        "groups": groups,
+        "seconds_per_image": _mean(record["seconds"] for record in records),
+        "unet_evaluations_per_image": {
+            kind: _mean(record["unet_evaluations"][kind] for record in records) for kind in ("forward", "backward")
+        },
+        "options": options,
+        "versions": versions,
+        "checkpoint": checkpoint,
+    }
+    return _write_json(path, summary)
+
+
+def rescore(folder: str | Path) -> dict[str, Any]:
+    """Score a results folder again from its records and options, and rewrite its summary.
+
+    Task, method and checkpoint come from the former summary, or else from the options; so do the versions, which are
+    those of the run: they are null where no summary kept them.
+
+    Raises:
+        FileNotFoundError: if the folder has no result file.
+        ValueError: if a line cannot be read or the task is unknown.
+    """
+    folder = Path(folder)
+    records = read_results(folder)
+    options = _read_json(folder / OPTIONS_NAME)
+    former = _read_json(folder / SUMMARY_NAME)
+    task = former.get("task", options.get("task"))
+    if task not in METRICS_BY_TASK:
+        raise UserError(f"{folder}: no score for task {task!r}; known tasks: {', '.join(METRICS_BY_TASK)}")
+    return write_summary(
+        folder / SUMMARY_NAME,
+        task=task,
+        method=former.get("method", options.get("method")),
+        records=records,
+        metrics_fn=METRICS_BY_TASK[task],
+        options=options,
+        versions=former.get("versions"),
+        checkpoint=former.get("checkpoint", options.get("checkpoint")),
+    )
+
+
+def compare(folder: str | Path, other: str | Path) -> list[str]:
+    """By how much a folder's headline score is above another's on the images that both have, a line per group.
+
+    The 95 % interval is over images and paired: the same resampled images count for both.
+
+    Raises:
+        FileNotFoundError: if a folder has no result file. UserError: other tasks, or no image in common.
+    """
+    tasks = [read_options(place).get("task") for place in (folder, other)]
+    ours, theirs = ({_key(r): r for r in read_results(place) if r["conds_true"]} for place in (folder, other))
+    shared = [key for key in ours if key in theirs and ours[key]["conds_true"] == theirs[key]["conds_true"]]
+    if tasks[0] != tasks[1] or not shared:
+        raise UserError(f"{folder} and {other} have no image of one task in common; name runs on the same images")
+    lines = []
+    for group in dict.fromkeys(group for group, _ in shared):
+        keys = [key for key in shared if key[0] == group]
+        (top, of), (other_top, _) = (headline_parts(tasks[0], [side[k] for k in keys]) for side in (ours, theirs))
+        difference = np.asarray(top, dtype=float) - other_top
+        low, high = bootstrap_interval(difference, of)
+        score = 100 * difference.sum() / of.sum()
+        lines.append(f"{group}: {score:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}] on {len(keys):,} images")
+    return lines
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of Python and of the installed libraries that results depend on."""
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    values = list(values)
+    return sum(values) / len(values) if values else None
+
+
+def main() -> None:
+    """Score a results folder again from its records, rewrite its summary.json and print the table."""
+    parser = argparse.ArgumentParser(prog="python -m igm.evaluation.summary", description=main.__doc__)
+    parser.add_argument("folder", type=Path, help="results folder: results.jsonl and options.json")
+    parser.add_argument("--against", type=Path, help="also compare with this folder's results on the same images")
+    options = parser.parse_args()
+    try:
+        summary = rescore(options.folder)
+        differences = compare(options.folder, options.against) if options.against else []
+    except (FileNotFoundError, ValueError) as error:
+        parser.error(str(error))
+    print("\n".join([format_table(summary), *differences]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What a concept is: one file for each kind."""

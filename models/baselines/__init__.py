@@ -1,1 +1,0 @@
-"""Networks that the method is compared with, one file each."""
