@@ -17,7 +17,6 @@ from igm.baselines.diffusion_classifier import combinations, infer_dc_variant, i
 from igm.cli.evaluation import add_evaluation_options, evaluation_settings, set_resolution
 from igm.cli.groups import add_run_options, new_parser
 from igm.cli.launch import run
-from igm.cli.types import int_range, positive, probability
 from igm.data import DataError
 from igm.data.animals import Animals
 from igm.data.unlabelled import Pictures
@@ -28,6 +27,7 @@ from igm.inference.discrete import Subsets, infer_discrete
 from igm.models.codec import DEFAULT_MODEL
 from igm.models.stable_diffusion import StableDiffusion, is_within_reach
 from igm.resources import ANIMAL_PICTURES, PRETRAINED
+from igm.settings import int_range, positive, probability
 
 SHIPPED = PRETRAINED / "animals-mini"
 METHODS = ("igm", "diffusion_classifier", "dc_variant")
@@ -136,7 +136,7 @@ def choose_method(options: argparse.Namespace, denoiser: StableDiffusion, method
         "num_draws": options.num_draws,
         "draws_per_round": options.draws_per_round,
         "confidence": options.confidence if options.confidence < 1 else None,
-        "t_range": tuple(options.timestep_range or denoiser.meta.get("t_range", (0, denoiser.num_timesteps))),
+        "t_range": tuple(options.timestep_range or denoiser.facts.t_range or (0, denoiser.num_timesteps)),
         "seed": options.seed,
     }
     if method == "dc_variant":

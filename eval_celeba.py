@@ -21,7 +21,6 @@ from igm.cli.evaluation import (
 )
 from igm.cli.groups import add_model_options, add_run_options, new_parser
 from igm.cli.launch import run
-from igm.cli.types import positive, probability
 from igm.data import DataError
 from igm.data.celeba import DEFAULT_ATTRIBUTES, DOMAINS, SPLITS, CelebA, all_concepts
 from igm.data.samples import sample_faces
@@ -30,10 +29,11 @@ from igm.dry_run import describe_evaluation
 from igm.evaluation.run import Infer, evaluate, finish
 from igm.inference.discrete import OneOfEach, infer_discrete
 from igm.models.denoiser import Denoiser
+from igm.settings import positive, probability
 
 SAMPLE_IMAGES, SAMPLE_DRAWS = 40, 100  # per domain, and per image, of the embedded default
 RUNS = {"discrete": "celeba", "gc": "celeba-gc", "resnet": "celeba-resnet50"}  # the folders of their trainings
-TASKS = {"discrete": "celeba", "gc": "celeba-gc", "resnet": "celeba-resnet"}
+LEARNERS = {"discrete": "compositional", "gc": "joint_label", "resnet": "resnet50"}
 DETERMINING = (
     "dataset_root",
     "split",
@@ -93,7 +93,7 @@ def choose_method(options: argparse.Namespace, model: Denoiser | Classifier, num
     settings = {
         "num_draws": options.num_draws,
         "confidence": options.confidence,
-        "t_range": tuple(options.timestep_range or model.meta.get("timestep_range", (0, 1000))),
+        "t_range": tuple(options.timestep_range or model.facts.t_range or (0, 1000)),
         "seed": options.seed,
     }
     method = {
@@ -112,7 +112,7 @@ def main() -> None:
     attributes = next(iter(groups.values())).attributes
     model_class = Classifier if options.method == "resnet" else Denoiser
     model = load_denoiser(options, checkpoint, cond_size=2 * len(attributes), model_class=model_class)
-    check_task(model, TASKS[options.method], attributes, checkpoint)
+    check_task(model, "attributes", LEARNERS[options.method], attributes, checkpoint)
     set_resolution(options, model, groups.values())
     if options.dry_run:
         return describe_evaluation(options, model, groups)

@@ -13,7 +13,6 @@ from pathlib import Path
 from igm.cli.evaluation import add_evaluation_options, evaluation_settings, find_model, load_denoiser, set_resolution
 from igm.cli.groups import add_model_options, add_run_options, new_parser
 from igm.cli.launch import run
-from igm.cli.types import int_range, not_negative, not_negative_float, positive, positive_float, probability
 from igm.data import DataError
 from igm.data.clevr import Clevr
 from igm.data.samples import sample_root
@@ -25,6 +24,7 @@ from igm.inference.counting import infer_count
 from igm.inference.gradient import infer_gradient
 from igm.inference.pursuit import infer_pursuit, settings_of
 from igm.models.denoiser import Denoiser
+from igm.settings import int_range, not_negative, not_negative_float, positive, positive_float, probability
 
 SAMPLE_IMAGES = 8  # per group, of the embedded default
 DETERMINING = (
@@ -114,7 +114,7 @@ def choose_method(options: argparse.Namespace, denoiser: Denoiser) -> Infer:
     if options.method == "gradient":
         return functools.partial(infer_gradient, denoiser, num_inits=options.num_inits, **common, **given)
     given["num_candidates"] = options.num_candidates
-    given |= settings_of(denoiser.meta)
+    given |= settings_of(denoiser.facts)
     if options.min_separation is not None:
         given["min_separation"] = options.min_separation
     if options.count_penalty is not None:

@@ -10,9 +10,10 @@ from igm import warn
 from igm.cli.groups import add_model_options, add_run_options, new_parser
 from igm.cli.launch import run
 from igm.cli.training import add_training_options
-from igm.cli.types import positive
 from igm.data import DataError
 from igm.data.celeba import DEFAULT_ATTRIBUTES, DOMAINS, CelebA
+from igm.facts import Facts
+from igm.settings import positive
 from igm.training.start import start_training
 
 
@@ -52,8 +53,8 @@ def load_data(options: argparse.Namespace, *, joint: bool = False) -> tuple[Cele
 def main() -> None:
     options = parse_options()
     dataset, validation = load_data(options)
-    meta = {"task": "celeba", **dataset.statistics()}
-    start_training(options, dataset, validation, meta=meta, cond_size=2 * len(dataset.attributes))
+    facts = Facts(task="attributes", **dataset.statistics())
+    start_training(options, dataset, validation, facts=facts, cond_size=2 * len(dataset.attributes))
 
 
 if __name__ == "__main__":

@@ -9,9 +9,10 @@ import argparse
 from igm.cli.groups import add_model_options, add_run_options, new_parser
 from igm.cli.launch import run
 from igm.cli.training import add_training_options
-from igm.cli.types import int_range, positive
 from igm.data import DataError
 from igm.data.clevr import Clevr
+from igm.facts import Facts
+from igm.settings import int_range, positive
 from igm.training.start import start_training
 
 
@@ -46,7 +47,7 @@ def load_data(options: argparse.Namespace) -> tuple[Clevr, Clevr]:
 def main() -> None:
     options = parse_options()
     dataset, validation = load_data(options)
-    start_training(options, dataset, validation, meta={"task": "clevr", **dataset.statistics()}, cond_size=2)
+    start_training(options, dataset, validation, facts=Facts(task="positions", **dataset.statistics()), cond_size=2)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ import torch
 from diffusers import AutoencoderKL
 
 from igm.cli.launch import run
-from igm.cli.types import positive
 from igm.data.celeba import CelebA, all_concepts
 from igm.data.samples import sample_faces
 from igm.devices import best_device
@@ -24,6 +23,7 @@ from igm.inference.discrete import OneOfEach, infer_discrete
 from igm.models.codec import KLCodec
 from igm.models.denoiser import Denoiser, build_denoiser
 from igm.resources import CONFIGS, PRETRAINED
+from igm.settings import positive
 
 
 @torch.no_grad()

@@ -15,7 +15,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.measure import peak_memory, synchronize, use_plain_attention
 from igm.cli.groups import new_parser
 from igm.cli.launch import run
-from igm.cli.types import positive
 from igm.devices import best_device
 from igm.error_matrix import ErrorMatrix
 from igm.inference.draws import draw_for_images, image_generators
@@ -25,6 +24,7 @@ from igm.inference.types import Posterior
 from igm.models.denoiser import Denoiser
 from igm.models.unet import build_network, read_config
 from igm.resources import CONFIGS
+from igm.settings import positive
 
 
 def full_size() -> Denoiser:

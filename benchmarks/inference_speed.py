@@ -24,7 +24,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.measure import peak_memory, synchronize
 from igm.cli.groups import new_parser
 from igm.cli.launch import run
-from igm.cli.types import int_range, not_negative, positive
 from igm.data import DataError
 from igm.data.clevr import Clevr
 from igm.devices import best_device
@@ -35,6 +34,7 @@ from igm.inference.types import Inferred
 from igm.metrics import match_points, num_within
 from igm.models.denoiser import Denoiser
 from igm.resources import PRETRAINED
+from igm.settings import int_range, not_negative, positive
 
 T_RANGE = (0, 500)
 REFINEMENT_STEPS = PursuitSettings.num_steps
@@ -83,7 +83,7 @@ def make_method(name: str, denoiser: Denoiser, options: argparse.Namespace) -> C
     """(posterior, counts, image_numbers, num_steps) -> Inferred."""
     common = {"t_range": T_RANGE, "seed": options.seed, "batch_size": options.batch_size}
     if name == "pursuit":
-        return lambda *args, **more: infer_pursuit(denoiser, *args, **settings_of(denoiser.meta), **common, **more)
+        return lambda *args, **more: infer_pursuit(denoiser, *args, **settings_of(denoiser.facts), **common, **more)
     starts = 1 if name == "gradient, 1 start" else options.num_inits
     common |= {"num_inits": starts, "num_steps": options.num_steps}
     return lambda *args, **more: infer_gradient(denoiser, *args, **{**common, **more})

@@ -11,10 +11,10 @@ from torch.utils.data import DataLoader
 
 from igm.cli.groups import new_parser
 from igm.cli.launch import run
-from igm.cli.types import positive
 from igm.data import DataError
 from igm.data.celeba import CelebA
 from igm.data.samples import sample_faces
+from igm.settings import positive
 
 BATCH, WARM_UP = 64, 2  # images per batch; batches before the clock starts, while the processes start
 

@@ -31,12 +31,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.measure import use_plain_attention
 from igm.cli.groups import new_parser
 from igm.cli.launch import run
-from igm.cli.types import not_negative, positive
 from igm.data.images import decode_image, image_to_tensor
 from igm.devices import usable_precision
 from igm.models.codec import Codec, KLCodec
 from igm.models.denoiser import Denoiser, build_denoiser
 from igm.resources import CONFIGS
+from igm.settings import not_negative, positive
 from igm.training.batches import Share
 from igm.training.latent_cache import CachedLatents, build_cache
 from igm.training.loop import TrainSettings, make_loader, prepare, to_device, training_loss

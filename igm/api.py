@@ -102,7 +102,7 @@ class PositionModel(PictureModel):
         Args:
             num_objects: one number, or one for each picture. settings: of `infer_count` or `infer_pursuit`.
         """
-        settings = settings_of(self.denoiser.meta) | settings
+        settings = settings_of(self.denoiser.facts) | settings
         if num_objects is None:
             found = infer_count(self.denoiser, posterior, **settings)
         else:
@@ -129,7 +129,7 @@ class AttributeModel(PictureModel):
 
     def infer(self, posterior: Posterior, **settings: Any) -> list[Labels]:
         """The attributes that hold. settings: of `infer_discrete` (num_draws, confidence, seed, ...)."""
-        names = self.denoiser.meta["attributes"]
+        names = self.denoiser.facts.attributes
         values = torch.eye(2 * len(names))
         settings = {"num_draws": 200} | settings
         found = infer_discrete(self.denoiser, posterior, values, OneOfEach([2] * len(names)), **settings)
@@ -158,9 +158,8 @@ class PromptModel(PictureModel):
         """
         sizes = (num_objects, num_objects) if isinstance(num_objects, int) else tuple(num_objects)
         prompts = self.denoiser.encode_prompts([prompt.format(name) for name in classes])  # (M, L, D)
-        meta = self.denoiser.meta
         settings = {"num_draws": 200, "batch_size": self.denoiser.rows_at_once} | settings
-        settings = {"t_range": tuple(meta.get("t_range", (0, self.denoiser.num_timesteps)))} | settings
+        settings = {"t_range": self.denoiser.facts.t_range or (0, self.denoiser.num_timesteps)} | settings
         found = infer_discrete(self.denoiser, posterior, prompts, Subsets(len(classes), sizes), **settings)
         return as_labels(found, [[classes[member] for member in chosen] for chosen in found.extra["chosen"]])
 
@@ -188,7 +187,7 @@ def load_model(
     if is_pipeline(checkpoint):
         return PromptModel(StableDiffusion.from_pretrained(checkpoint, device=device))
     denoiser = Denoiser.from_pretrained(checkpoint).to(device)
-    return (AttributeModel if denoiser.meta.get("task") == "celeba" else PositionModel)(denoiser)
+    return (AttributeModel if denoiser.facts.task == "attributes" else PositionModel)(denoiser)
 
 
 def is_pipeline(checkpoint: str | Path) -> bool:

@@ -8,6 +8,7 @@ from diffusers import DDPMScheduler
 from diffusers.utils import logging
 from torch import nn
 
+from igm.facts import FACTS_FILE, Facts
 from igm.models import ModelError
 from igm.models.attention import use_single_token_attention
 from igm.models.codec import DEFAULT_MODEL, Codec, load_codec
@@ -24,7 +25,6 @@ from igm.models.unet import (
 
 NETWORK_DIR = "unet2dconditionmodel"  # the published code's name for it, whatever network it holds
 EMA_DIR = "unet2dconditionmodel_ema"
-META_FILE = "igm.json"
 
 
 class Denoiser(nn.Module):
@@ -34,20 +34,20 @@ class Denoiser(nn.Module):
         network: a UNet2DConditionModel or a SharedTrunkUNet, possibly wrapped (DDP, compile).
         scheduler: alphas_cumprod and prediction type ("epsilon" or "v_prediction").
         codec: image <-> latents; None where only latents are handled.
-        meta: facts measured on the training data that inference uses (resolution, min_separation, ...).
+        facts: what the checkpoint knows about itself (resolution, min_separation, ...).
 
     Raises:
         ModelError: the scheduler predicts something else than epsilon or v.
     """
 
     def __init__(
-        self, network: nn.Module, scheduler: DDPMScheduler, codec: Codec | None = None, meta: dict | None = None
+        self, network: nn.Module, scheduler: DDPMScheduler, codec: Codec | None = None, facts: Facts | None = None
     ):
         super().__init__()
         kind = scheduler.config.prediction_type
         if kind not in ("epsilon", "v_prediction"):
             raise ModelError(f"prediction_type {kind!r} of the scheduler is not supported; use epsilon or v_prediction")
-        self.network, self.scheduler, self.codec, self.meta = network, scheduler, codec, meta or {}
+        self.network, self.scheduler, self.codec, self.facts = network, scheduler, codec, facts or Facts()
         self.shares_trunk = isinstance(getattr(network, "module", network), SharedTrunkUNet)
         if not self.shares_trunk:
             use_single_token_attention(network)
@@ -167,13 +167,13 @@ class Denoiser(nn.Module):
             return torch.autograd.grad(prediction.square().sum(), conds)[0] if gradient else prediction
 
     def save_pretrained(self, folder: str | Path, **options) -> None:
-        """Write network, scheduler, codec and meta so that `from_pretrained` needs nothing else."""
+        """Write network, scheduler, codec and facts so that `from_pretrained` needs nothing else."""
         folder = Path(folder)
         getattr(self.network, "module", self.network).save_pretrained(folder / NETWORK_DIR, **options)
         self.scheduler.save_pretrained(folder / "scheduler")
         if self.codec is not None:
             self.codec.save_pretrained(folder / "vae")
-        (folder / META_FILE).write_text(json.dumps(self.meta, indent=2) + "\n")
+        (folder / FACTS_FILE).write_text(json.dumps(self.facts.to_json(), indent=2) + "\n")
 
     @classmethod
     def from_pretrained(
@@ -202,14 +202,14 @@ class Denoiser(nn.Module):
             raise ModelError(
                 f"checkpoint {folder} holds a {type(network).__name__}, which denoises nothing; name another"
             )
-        meta = read_config(folder / META_FILE, "file") if (folder / META_FILE).is_file() else {}
+        facts = Facts.read(folder)
         schedule = next((f for f in (folder / "scheduler" / "scheduler_config.json",) if f.is_file()), scheduler_config)
         if schedule is None:
             raise ModelError(f"checkpoint {folder} has no scheduler/; pass --scheduler_config")
         if (folder / "vae").is_dir():
             codec = folder
-        codec = load_codec(codec or meta.get("codec") or DEFAULT_MODEL, local_files_only=local_files_only)
-        denoiser = cls(network, load_scheduler(schedule), codec, meta)
+        codec = load_codec(codec or facts.codec or DEFAULT_MODEL, local_files_only=local_files_only)
+        denoiser = cls(network, load_scheduler(schedule), codec, facts)
         check_codec(network.config, codec)
         return denoiser.eval().requires_grad_(False)
 
@@ -273,7 +273,7 @@ def fetch_folder(name: str | Path, local_files_only: bool) -> Path:
 
 
 def build_denoiser(
-    unet_config: str | Path, scheduler_config: str | Path, codec: Codec, meta: dict | None = None
+    unet_config: str | Path, scheduler_config: str | Path, codec: Codec, facts: Facts | None = None
 ) -> Denoiser:
     """A Denoiser with fresh weights from config files.
 
@@ -282,7 +282,7 @@ def build_denoiser(
     """
     network = build_network(read_config(unet_config, "--unet_config"))
     check_codec(network.config, codec)
-    return Denoiser(network, load_scheduler(scheduler_config), codec, meta)
+    return Denoiser(network, load_scheduler(scheduler_config), codec, facts)
 
 
 def check_codec(network_config: dict, codec: Codec) -> None:

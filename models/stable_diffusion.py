@@ -9,9 +9,10 @@ import diffusers
 import torch
 import transformers
 
+from igm.facts import Facts
 from igm.models import ModelError
 from igm.models.codec import DEFAULT_MODEL, KLCodec
-from igm.models.denoiser import META_FILE, Denoiser
+from igm.models.denoiser import Denoiser
 from igm.models.unet import one_line, read_config
 
 PARTS = ("tokenizer", "text_encoder", "vae", "unet", "scheduler")
@@ -26,17 +27,17 @@ class StableDiffusion(Denoiser):
 
     Args:
         pipeline: the loaded pipeline; its VAE becomes the codec, its scheduler says what is predicted.
-        meta: facts that inference uses (`t_range`).
+        facts: what is known of the pipeline.
 
     Raises:
         ModelError: the scheduler predicts something else than epsilon or v.
     """
 
-    def __init__(self, pipeline: "diffusers.StableDiffusionPipeline", meta: dict | None = None):
+    def __init__(self, pipeline: "diffusers.StableDiffusionPipeline", facts: Facts | None = None):
         scheduler = pipeline.scheduler
         if not hasattr(scheduler, "alphas_cumprod"):
             raise ModelError(f"scheduler {type(scheduler).__name__} has no alphas_cumprod; use a DDPM or DDIM schedule")
-        super().__init__(pipeline.unet, scheduler, KLCodec(pipeline.vae), meta)
+        super().__init__(pipeline.unet, scheduler, KLCodec(pipeline.vae), facts)
         self.pipeline = [pipeline]  # in a list: its parts are no second copy of this module's
 
     @property
@@ -97,8 +98,7 @@ class StableDiffusion(Denoiser):
             pipeline = load_pipeline(name, dtype, local_files_only)
         for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
             part.eval().requires_grad_(False)
-        meta_file = Path(name) / META_FILE
-        denoiser = cls(pipeline, read_config(meta_file, "file") if meta_file.is_file() else {})
+        denoiser = cls(pipeline, Facts.read(name))
         if slicing:  # after the Denoiser has set its own attention, which it replaces
             pipeline.enable_attention_slicing()
             pipeline.vae.enable_slicing()

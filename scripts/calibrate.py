@@ -11,6 +11,7 @@ Examples:
 """
 
 import argparse
+import dataclasses
 import json
 from pathlib import Path
 
@@ -22,21 +23,20 @@ from igm.baselines.joint_label import joint_choices
 from igm.calibration.levels import best_levels, errors_by_level
 from igm.cli.groups import add_dry_run_option, new_parser
 from igm.cli.launch import run
-from igm.cli.types import int_range, positive, seed_number
 from igm.data import DataError
 from igm.data.celeba import DOMAINS, CelebA, all_concepts
 from igm.data.clevr import Clevr
 from igm.dry_run import describe, memory_estimate, parts_of
 from igm.error_matrix import subset_weights
 from igm.evaluation.run import encode_images
+from igm.facts import FACTS_FILE, Facts
 from igm.inference.confidence import fit_scale
 from igm.inference.counting import fit_count_scale, fit_penalty, infer_count
 from igm.inference.pursuit import infer_pursuit, settings_of
 from igm.metrics import HEADLINE_RADIUS, match_points
-from igm.models.denoiser import META_FILE, Denoiser
-from igm.models.unet import read_config
+from igm.models.denoiser import Denoiser
+from igm.settings import int_range, positive, seed_number
 
-ATTRIBUTE_TASKS = ("celeba", "celeba-gc")
 LEVEL_DRAWS, LEVEL_STEP = 100, 10  # noise draws over all levels, and the grid of the ranges tried
 
 
@@ -55,25 +55,24 @@ def parse_options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def load_data(options: argparse.Namespace, meta: dict) -> Clevr | CelebA:
-    """Images of the checkpoint's task, of which `meta` tells.
+def load_data(options: argparse.Namespace, facts: Facts) -> Clevr | CelebA:
+    """Images of the checkpoint's task, of which `facts` tells.
 
     Raises:
         UserError: there is nothing to measure for this task.
     """
-    task = meta.get("task", "clevr")
-    if task == "clevr":
+    if facts.task in (None, "positions"):
         return Clevr(options.dataset_root, "train", options.object_counts, max_images=options.num_images)
-    if task not in ATTRIBUTE_TASKS:
+    if facts.task != "attributes":
         raise UserError(
-            f"--checkpoint {options.checkpoint} was trained as {task}; there is nothing to measure for that"
+            f"--checkpoint {options.checkpoint} was trained as {facts.task}; there is nothing to measure for that"
         )
-    return CelebA(options.dataset_root, "val", options.domain, meta["attributes"], max_images=options.num_images)
+    return CelebA(options.dataset_root, "val", options.domain, facts.attributes, max_images=options.num_images)
 
 
 def measure_positions(denoiser: Denoiser, dataset: Clevr, options: argparse.Namespace) -> dict:
     """Infer positions and numbers; fit the penalty of a count and the scales of the confidences."""
-    common = {**settings_of(denoiser.meta), "batch_size": options.batch_size, "seed": options.seed}
+    common = {**settings_of(denoiser.facts), "batch_size": options.batch_size, "seed": options.seed}
     errors, counts, contributions, right = [], [], [], []
     for i in tqdm(range(len(dataset)), unit="image"):
         item = dataset[i]
@@ -115,7 +114,7 @@ def measure_attributes(denoiser: Denoiser, dataset: CelebA, options: argparse.Na
     k = len(dataset.attributes)
     choices = joint_choices([2] * k)  # (S, K)
     candidates, weights = all_concepts(k), subset_weights(choices.tolist(), 2 * k)
-    if denoiser.meta["task"] == "celeba-gc":
+    if denoiser.facts.learner == "joint_label":
         candidates, weights = candidates[choices].sum(1), torch.eye(len(choices))
     images = torch.stack([item["pixel_values"] for item in dataset])
     errors = errors_by_level(
@@ -132,13 +131,15 @@ def measure_attributes(denoiser: Denoiser, dataset: CelebA, options: argparse.Na
     right = (values == torch.from_numpy(dataset.values)[:, None]).float().mean(2)  # (B, S)
     low, high, share = best_levels(errors, right, LEVEL_STEP)
     print(f"{share:.1%} of the values of {len(dataset)} images right")
-    return {"timestep_range": [draw * denoiser.num_timesteps // LEVEL_DRAWS for draw in (low, high)]}
+    return {"t_range": [draw * denoiser.num_timesteps // LEVEL_DRAWS for draw in (low, high)]}
 
 
 def main() -> None:
     options = parse_options()
-    file = Path(options.checkpoint) / META_FILE
-    dataset = load_data(options, read_config(file, "--checkpoint"))  # before the model: mistakes show at once
+    file = Path(options.checkpoint) / FACTS_FILE
+    if not file.is_file():
+        raise UserError(f"--checkpoint {options.checkpoint} has no {FACTS_FILE}, so that its task is unknown: {file}")
+    dataset = load_data(options, Facts.read(file.parent))  # before the model: mistakes show at once
     denoiser = Denoiser.from_pretrained(options.checkpoint)
     dataset.resolution = denoiser.resolution
     if options.dry_run:
@@ -151,7 +152,8 @@ def main() -> None:
         )
     measure = measure_positions if isinstance(dataset, Clevr) else measure_attributes
     measured = measure(denoiser, dataset, options)
-    file.write_text(json.dumps({**denoiser.meta, **measured}, indent=2) + "\n")
+    facts = dataclasses.replace(denoiser.facts, **measured)
+    file.write_text(json.dumps(facts.to_json(), indent=2) + "\n")
     print(f"wrote {measured} to {file}")
 
 

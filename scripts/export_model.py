@@ -4,6 +4,7 @@ Example:
     python scripts/export_model.py --checkpoint outputs/clevr-mini/checkpoint-7000 --output_dir models/pretrained/clevr-mini
 """
 
+import dataclasses
 from pathlib import Path
 
 import torch
@@ -25,7 +26,7 @@ def main() -> None:
     denoiser = Denoiser.from_pretrained(options.checkpoint, codec=options.pretrained_model_name)
     if options.dry_run:
         return describe(vars(options), {}, parts_of(denoiser), {"weights": 4 * size_of(denoiser)})
-    denoiser.meta = {k: v for k, v in denoiser.meta.items() if k != "codec"}  # the codec is in the folder
+    denoiser.facts = dataclasses.replace(denoiser.facts, codec=None)  # it is in the folder
     denoiser.network.to(torch.float16)
     denoiser.save_pretrained(options.output_dir)
     tidy_configs(options.output_dir)

@@ -12,12 +12,12 @@ from tqdm import tqdm
 
 from igm.cli.groups import add_dry_run_option, new_parser
 from igm.cli.launch import run
-from igm.cli.types import positive
 from igm.data import DataError
 from igm.data.celeba import CelebA
 from igm.data.clevr import Clevr
 from igm.dry_run import describe
 from igm.models.codec import PatchPCA
+from igm.settings import positive
 
 DATASETS = {"clevr": Clevr, "celeba": CelebA}  # their training images, as the training scripts read them by default
 

@@ -23,11 +23,12 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from igm.cli.groups import add_dry_run_option, new_parser
 from igm.cli.launch import run
-from igm.cli.types import positive
 from igm.data.synthetic.animals import scenes, sprites
 from igm.dry_run import describe, memory_estimate, parts_of
+from igm.facts import FACTS_FILE, Facts
 from igm.models.codec import KLCodec
-from igm.models.denoiser import META_FILE, Denoiser, load_network
+from igm.models.denoiser import Denoiser, load_network
+from igm.settings import positive
 from igm.training.batches import step_generator
 from igm.training.checkpoints import list_checkpoints, tidy_configs
 from igm.training.loop import TrainSettings, train
@@ -244,7 +245,7 @@ def encode_prompts(tokenizer: CLIPTokenizer, encoder: CLIPTextModel, prompts: li
         return encoder(ids).last_hidden_state
 
 
-def export(folder: Path, tokenizer, encoder, vae, scheduler, network, meta: dict) -> None:
+def export(folder: Path, tokenizer, encoder, vae, scheduler, network, facts: Facts) -> None:
     """Write the pipeline in float16, as diffusers does, and the facts that inference uses."""
     pipeline = StableDiffusionPipeline(
         vae=vae,
@@ -260,7 +261,7 @@ def export(folder: Path, tokenizer, encoder, vae, scheduler, network, meta: dict
     for name in ("vocab.json", "merges.txt"):  # transformers 5 writes one file of its own instead
         shutil.copy(Path(tokenizer.name_or_path) / name, folder / "tokenizer" / name)
     tidy_configs(folder)
-    (folder / META_FILE).write_text(json.dumps(meta, indent=2) + "\n")
+    (folder / FACTS_FILE).write_text(json.dumps(facts.to_json(), indent=2) + "\n")
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     print(f"{folder}: {size / 2**20:.1f} MiB")
 
@@ -313,8 +314,8 @@ def main() -> None:
     print(f"{(time.perf_counter() - started) / 60:.0f} minutes")
     if options.export_to:
         network = load_network(list_checkpoints(out)[-1])
-        meta = {"task": "animals", "classes": options.classes, "t_range": T_RANGE}
-        export(options.export_to, tokenizer, encoder, vae, denoiser.scheduler, network, meta)
+        facts = Facts(task="classes", classes=options.classes, t_range=T_RANGE)
+        export(options.export_to, tokenizer, encoder, vae, denoiser.scheduler, network, facts)
 
 
 if __name__ == "__main__":

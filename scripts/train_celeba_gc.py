@@ -6,6 +6,7 @@ Example:
 
 from igm.cli.launch import run
 from igm.data import DataError
+from igm.facts import Facts
 from igm.training.start import start_training
 from train_celeba import load_data, parse_options
 
@@ -13,8 +14,8 @@ from train_celeba import load_data, parse_options
 def main() -> None:
     options = parse_options(tracker_project_name="celeba-gc")
     dataset, validation = load_data(options, joint=True)
-    meta = {"task": "celeba-gc", **dataset.statistics()}
-    start_training(options, dataset, validation, meta=meta, cond_size=2 * len(dataset.attributes))
+    facts = Facts(task="attributes", learner="joint_label", **dataset.statistics())
+    start_training(options, dataset, validation, facts=facts, cond_size=2 * len(dataset.attributes))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ Example:
 """
 
 import argparse
+import dataclasses
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from accelerate import Accelerator
 from igm.baselines.resnet50 import Classifier, attribute_loss
 from igm.cli.launch import run
 from igm.data import DataError
+from igm.facts import Facts
 from igm.models.denoiser import load_network
 from igm.models.unet import build_network, read_config
 from igm.resources import CONFIGS
@@ -20,13 +22,13 @@ from igm.training.start import copy_weights, start_training
 from train_celeba import load_data, parse_options
 
 
-def make_classifier(options: argparse.Namespace, accelerator: Accelerator, meta: dict) -> Classifier:
+def make_classifier(options: argparse.Namespace, accelerator: Accelerator, facts: Facts) -> Classifier:
     """A classifier with fresh weights."""
     network = build_network(read_config(options.unet_config, "--unet_config"))
     network.register_to_config(sample_size=options.resolution)
     if options.initialize_from:
         copy_weights(load_network(Path(options.initialize_from), ema=False), network, options.initialize_from)
-    return Classifier(network, {**meta, "resolution": options.resolution})
+    return Classifier(network, dataclasses.replace(facts, resolution=options.resolution))
 
 
 def loss(model: Classifier, batch: dict[str, torch.Tensor], snr_gamma: float | None) -> torch.Tensor:
@@ -40,9 +42,9 @@ def main() -> None:
     options.no_latent_cache, options.num_validation_images = True, 0  # it reads pixels, and generates nothing
     options.gradient_checkpointing = False  # transformers' ResNet has none
     dataset, _ = load_data(options)
-    meta = {"task": "celeba-resnet", **dataset.statistics()}
+    facts = Facts(task="attributes", learner="resnet50", **dataset.statistics())
     size = 2 * len(dataset.attributes)
-    start_training(options, dataset, None, meta=meta, cond_size=size, build=make_classifier, loss=loss)
+    start_training(options, dataset, None, facts=facts, cond_size=size, build=make_classifier, loss=loss)
 
 
 if __name__ == "__main__":

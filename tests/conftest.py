@@ -240,17 +240,18 @@ def make_denoiser():
     """A function (kind, prediction_type, codec, seed) -> tiny Denoiser in eval mode; kinds: those of NETWORK_CONFIGS."""
     from diffusers import DDPMScheduler
 
+    from igm.facts import Facts
     from igm.models.denoiser import Denoiser
     from igm.models.unet import HeadBlock, build_network
 
-    def make(kind="unet", prediction_type="epsilon", codec=None, seed=0, **meta):
+    def make(kind="unet", prediction_type="epsilon", codec=None, seed=0, **facts):
         torch.manual_seed(seed)
         network = build_network(NETWORK_CONFIGS[kind])
         for module in network.modules():
             if isinstance(module, HeadBlock):  # starts as the identity; a test needs it to do something
                 torch.nn.init.normal_(module.conv2.weight, std=0.1)
         scheduler = DDPMScheduler.from_config({**SCHEDULER, "prediction_type": prediction_type})
-        return Denoiser(network, scheduler, codec, meta).eval().requires_grad_(False)
+        return Denoiser(network, scheduler, codec, Facts(**facts)).eval().requires_grad_(False)
 
     return make
 

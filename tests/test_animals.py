@@ -16,6 +16,7 @@ from igm.data import DataError
 from igm.data.animals import Animals, read_labels
 from igm.data.synthetic import animals as drawing
 from igm.evaluation.run import encode_images
+from igm.facts import Facts
 from igm.figures import label_sheet
 from igm.inference.discrete import Subsets, infer_discrete
 from igm.inference.draws import draw_for_images, image_generators
@@ -54,7 +55,7 @@ def write_pipeline(folder, prediction_type):
         norm_num_groups=4,
     )
     scheduler = DDPMScheduler.from_config({**SCHEDULER, "prediction_type": prediction_type})
-    train_animals_mini.export(folder / "pipeline", tokenizer, encoder, vae, scheduler, unet, {})
+    train_animals_mini.export(folder / "pipeline", tokenizer, encoder, vae, scheduler, unet, Facts(task="classes"))
     return folder / "pipeline"
 
 

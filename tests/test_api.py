@@ -10,6 +10,7 @@ from PIL import Image
 
 from igm import UserError
 from igm.api import AttributeModel, PositionModel, load_model
+from igm.facts import Facts
 
 SNIPPETS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
 QUICK = {"num_candidates": 36, "num_draws": 2, "num_steps": 1, "count_draws": 4, "max_objects": 3}
@@ -76,7 +77,7 @@ def test_a_checkpoint_for_attributes_names_those_that_hold(make_denoiser, tmp_pa
     class Knows:
         """Predicts the target for the right value of each attribute, and something else for the wrong one."""
 
-        meta = {"attributes": ["Smiling", "Eyeglasses", "Male"]}
+        facts = Facts(attributes=("Smiling", "Eyeglasses", "Male"))
 
         def add_noise(self, x_0, eps, t):
             return eps

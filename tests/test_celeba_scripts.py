@@ -29,7 +29,9 @@ def train_args(training_args, celeba_root):
 def checkpoint(make_denoiser, tiny_vae_dir, tmp_path):
     """A trained folder of the published kind of network."""
     folder = tmp_path / "out" / "celeba" / "checkpoint-7"
-    make_denoiser("face_unet", codec=igm.models.codec.load_codec(tiny_vae_dir), task="celeba").save_pretrained(folder)
+    make_denoiser("face_unet", codec=igm.models.codec.load_codec(tiny_vae_dir), task="attributes").save_pretrained(
+        folder
+    )
     return folder
 
 

@@ -46,22 +46,23 @@ def test_too_few_draws_for_a_range():
         best_levels(torch.zeros(1, 10, 2), torch.zeros(1, 2))
 
 
-@pytest.mark.parametrize("task", ["celeba", "celeba-gc"])
-def test_calibration_of_attributes(task, make_denoiser, tiny_vae_dir, tmp_path, run_main):
+@pytest.mark.parametrize("learner", ["compositional", "joint_label"])
+def test_calibration_of_attributes(learner, make_denoiser, tiny_vae_dir, tmp_path, run_main):
     """On drawn faces in the real layout; what else the checkpoint says stays as it was."""
     from igm.data.synthetic.faces import generate
 
     generate(tmp_path / "faces", num_train=0, num_val=4)
-    meta = {"task": task, "attributes": ["Black_Hair", "Eyeglasses", "Smiling"], "frequencies": [0.4, 0.2, 0.6]}
+    facts = {"task": "attributes", "learner": learner}
+    facts |= {"attributes": ["Black_Hair", "Eyeglasses", "Smiling"], "frequencies": [0.4, 0.2, 0.6]}
     folder = tmp_path / "checkpoint-1"
-    make_denoiser("attribute_unet", codec=igm.models.codec.load_codec(tiny_vae_dir), **meta).save_pretrained(folder)
+    make_denoiser("attribute_unet", codec=igm.models.codec.load_codec(tiny_vae_dir), **facts).save_pretrained(folder)
     args = ("--checkpoint", folder, "--dataset_root", tmp_path / "faces", "--num_images", 2)
     code, out, err = run_main("scripts.calibrate", *args)
     assert code == 0, err
     assert "of the values of 2 images right" in out
     after = json.loads((folder / "igm.json").read_text())
-    low, high = after.pop("timestep_range")
-    assert 0 <= low < high <= 1000 and low % 100 == high % 100 == 0 and {k: after[k] for k in meta} == meta
+    low, high = after.pop("t_range")
+    assert 0 <= low < high <= 1000 and low % 100 == high % 100 == 0 and {k: after[k] for k in facts} == facts
 
 
 def test_calibration_of_a_folder_without_facts(run_main, tmp_path):
@@ -72,4 +73,4 @@ def test_calibration_of_a_folder_without_facts(run_main, tmp_path):
 def test_calibration_of_a_task_without_anything_to_measure(run_main):
     checkpoint = ROOT / "models" / "pretrained" / "animals-mini"
     code, _, err = run_main("scripts.calibrate", "--checkpoint", checkpoint, "--dataset_root", ROOT / "data")
-    assert code == 2 and err.count("\n") == 1 and "trained as animals" in err
+    assert code == 2 and err.count("\n") == 1 and "trained as classes" in err

@@ -10,6 +10,7 @@ from conftest import POSITION_UNET, ROOT, SCHEDULER, UNET
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from safetensors.torch import load_file
 
+from igm.facts import Facts
 from igm.models import ModelError
 from igm.models.codec import KLCodec, PatchPCA, codec_fingerprint, load_codec
 from igm.models.denoiser import Denoiser, build_denoiser, check_codec, check_resolution, load_network, load_scheduler
@@ -312,10 +313,10 @@ def test_wrong_code_of_a_compiler_is_dropped(make_denoiser, inputs, kind, monkey
 
 @pytest.mark.parametrize("kind", ["unet", "position_unet"])
 def test_denoiser_survives_the_disk(make_denoiser, tiny_vae_dir, tmp_path, inputs, kind):
-    denoiser = make_denoiser(kind, "v_prediction", load_codec(tiny_vae_dir), task="clevr", min_separation=0.06)
+    denoiser = make_denoiser(kind, "v_prediction", load_codec(tiny_vae_dir), task="positions", min_separation=0.06)
     denoiser.save_pretrained(tmp_path)
     loaded = Denoiser.from_pretrained(tmp_path)
-    assert loaded.meta == {"task": "clevr", "min_separation": 0.06} and not loaded.training
+    assert loaded.facts == Facts(task="positions", min_separation=0.06) and not loaded.training
     assert loaded.scheduler.config.prediction_type == "v_prediction"
     assert (loaded.resolution, loaded.cond_size, loaded.latent_shape, loaded.num_timesteps) == (16, 2, (4, 8, 8), 1000)
     assert not any(p.requires_grad for p in loaded.parameters())

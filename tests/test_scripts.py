@@ -25,7 +25,7 @@ def train_args(training_args, clevr_root):
 @pytest.fixture
 def checkpoint(make_denoiser, tiny_vae_dir, tmp_path):
     """A folder that eval_clevr.py needs nothing else than."""
-    meta = {"task": "clevr", "min_separation": 0.1, "bounds": [0.1, 0.1, 0.9, 0.9]}
+    meta = {"task": "positions", "min_separation": 0.1, "bounds": [0.1, 0.1, 0.9, 0.9]}
     folder = tmp_path / "checkpoint-7"
     make_denoiser("position_unet", codec=igm.models.codec.load_codec(tiny_vae_dir), **meta).save_pretrained(folder)
     return folder
@@ -175,7 +175,7 @@ def test_checkpoint_facts_and_no_latent_cache(run_main, train_args, tmp_path, ti
     folder = tmp_path / "out" / "clevr"
     assert not (folder / "cache").exists()
     meta = json.loads((folder / "checkpoint-1" / "igm.json").read_text())
-    assert meta["task"] == "clevr" and meta["num_objects"] == [3, 5] and meta["resolution"] == 16
+    assert meta["task"] == "positions" and meta["num_objects"] == [3, 5] and meta["resolution"] == 16
     assert meta["codec"] == str(tiny_vae_dir) and 0 < meta["min_separation"] < 1 and len(meta["bounds"]) == 4
 
 

@@ -10,10 +10,11 @@ from diffusers.configuration_utils import register_to_config
 from torch import nn
 from transformers import ResNetConfig, ResNetModel
 
+from igm.facts import FACTS_FILE, Facts
 from igm.models import ModelError
 from igm.models.codec import Pixels
-from igm.models.denoiser import META_FILE, NETWORK_DIR, fetch_folder, load_network
-from igm.models.unet import NETWORKS, read_config
+from igm.models.denoiser import NETWORK_DIR, fetch_folder, load_network
+from igm.models.unet import NETWORKS
 
 
 class AttributeResNet(ModelMixin, ConfigMixin):
@@ -51,14 +52,14 @@ class Classifier(nn.Module):
     """What training and evaluation ask of a model, around a network that needs no noise: its latents are the pixels.
 
     Args:
-        network: an AttributeResNet, possibly wrapped (DDP). meta: facts about the training data.
+        network: an AttributeResNet, possibly wrapped (DDP). facts: of the training data.
     """
 
     scheduler, num_timesteps = None, 1
 
-    def __init__(self, network: nn.Module, meta: dict | None = None):
+    def __init__(self, network: nn.Module, facts: Facts | None = None):
         super().__init__()
-        self.network, self.codec, self.meta = network, Pixels(), meta or {}
+        self.network, self.codec, self.facts = network, Pixels(), facts or Facts()
 
     @property
     def device(self) -> torch.device:
@@ -85,9 +86,9 @@ class Classifier(nn.Module):
         return network(torch.empty(images, *self.latent_shape))
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write network and meta so that `from_pretrained` needs nothing else."""
+        """Write network and facts so that `from_pretrained` needs nothing else."""
         self.network.save_pretrained(Path(folder) / NETWORK_DIR)
-        (Path(folder) / META_FILE).write_text(json.dumps(self.meta, indent=2) + "\n")
+        (Path(folder) / FACTS_FILE).write_text(json.dumps(self.facts.to_json(), indent=2) + "\n")
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, *, local_files_only: bool = False, **unused) -> "Classifier":
@@ -102,8 +103,7 @@ class Classifier(nn.Module):
             raise ModelError(
                 f"checkpoint {folder} holds no AttributeResNet; name one of scripts/train_celeba_resnet.py"
             )
-        meta = read_config(folder / META_FILE, "file") if (folder / META_FILE).is_file() else {}
-        return cls(network, meta).eval().requires_grad_(False)
+        return cls(network, Facts.read(folder)).eval().requires_grad_(False)
 
 
 def attribute_loss(logits: torch.Tensor, conds: torch.Tensor) -> torch.Tensor:

@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 
-from igm.cli.types import positive
 from igm.devices import best_device, compile_where_right
 from igm.models import ModelError
 from igm.models.denoiser import Denoiser, check_resolution
 from igm.models.unet import read_config
 from igm.resources import PRETRAINED
+from igm.settings import positive
 from igm.training.checkpoints import list_checkpoints
 
 
@@ -83,18 +83,19 @@ def load_denoiser(options: argparse.Namespace, checkpoint: str, cond_size: int, 
     return denoiser
 
 
-def check_task(model: Denoiser, task: str, attributes: Iterable[str], checkpoint: str) -> None:
+def check_task(model: Denoiser, task: str, learner: str, attributes: Iterable[str], checkpoint: str) -> None:
     """Raise ModelError if a checkpoint says that it was trained for another task, or for other attributes.
 
     Checkpoints of the published code say nothing.
     """
-    own = model.meta.get("task", task)
-    if own != task:
+    facts = model.facts
+    if facts.task not in (None, task) or facts.learner != learner:
         raise ModelError(
-            f"--checkpoint {checkpoint} was trained as {own}, this needs {task}; name another, or --method"
+            f"--checkpoint {checkpoint} was trained for {facts.task} as {facts.learner}, this needs {task} as {learner}; "
+            "name another, or --method"
         )
-    trained = model.meta.get("attributes", list(attributes))
-    if trained != list(attributes):
+    trained = facts.attributes or tuple(attributes)
+    if trained != tuple(attributes):
         raise ModelError(f"--checkpoint {checkpoint} was trained for --attributes {' '.join(trained)}; pass these")
 
 

@@ -2,9 +2,9 @@
 
 import argparse
 
-from igm.cli.types import seed_number
 from igm.models.codec import DEFAULT_MODEL
 from igm.resources import CONFIGS
+from igm.settings import seed_number
 
 
 def new_parser(description: str) -> argparse.ArgumentParser:

@@ -5,9 +5,9 @@ import dataclasses
 import os
 
 from igm import warn
-from igm.cli.types import not_negative, positive, positive_float
 from igm.models import ModelError
 from igm.models.sampling import SCHEDULERS
+from igm.settings import not_negative, positive, positive_float
 from igm.training.loop import TrainSettings
 
 

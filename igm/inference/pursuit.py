@@ -6,6 +6,7 @@ import torch
 
 from igm import UserError
 from igm.error_matrix import ErrorMatrix
+from igm.facts import Facts
 from igm.inference.confidence import add_confidence, assess_objects
 from igm.inference.draws import Draws, draw_for_images, image_generators
 from igm.inference.gradient import Pairs, clip_norm, composition_gradient
@@ -45,14 +46,14 @@ class PursuitSettings:
     seed: int = 0
 
 
-def settings_of(meta: dict) -> dict:
+def settings_of(facts: Facts) -> dict:
     """Settings of `infer_pursuit` and `infer_count` that were measured on a checkpoint's training data (its igm.json)."""
     return {
-        "min_separation": meta.get("min_separation", 0.05),
-        "bounds": meta.get("bounds"),
-        "penalty": meta.get("count_penalty", 0.0),
-        "confidence_scale": meta.get("confidence_scale", 1.0),
-        "count_scale": meta.get("count_scale", 1.0),
+        "min_separation": facts.min_separation or 0.05,
+        "bounds": facts.bounds,
+        "penalty": facts.count_penalty or 0.0,
+        "confidence_scale": facts.confidence_scale or 1.0,
+        "count_scale": facts.count_scale or 1.0,
     }
 
 

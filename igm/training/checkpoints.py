@@ -18,8 +18,9 @@ from accelerate import Accelerator
 from safetensors import SafetensorError
 
 from igm import warn
+from igm.facts import FACTS_FILE
 from igm.models import ModelError
-from igm.models.denoiser import EMA_DIR, META_FILE, NETWORK_DIR, Denoiser, load_network
+from igm.models.denoiser import EMA_DIR, NETWORK_DIR, Denoiser, load_network
 from igm.models.unet import one_line, read_config
 
 STATE_FILE = "training.json"
@@ -58,7 +59,7 @@ def register_network_format(accelerator: Accelerator, denoiser: Denoiser, ema=No
             accelerator.unwrap_model(denoiser.network).save_pretrained(Path(output_dir) / NETWORK_DIR)
             if denoiser.scheduler is not None:  # a classifier has none
                 denoiser.scheduler.save_pretrained(Path(output_dir) / "scheduler")
-            (Path(output_dir) / META_FILE).write_text(json.dumps(denoiser.meta, indent=2) + "\n")
+            (Path(output_dir) / FACTS_FILE).write_text(json.dumps(denoiser.facts.to_json(), indent=2) + "\n")
             if ema is not None:
                 ema.save_pretrained(Path(output_dir) / EMA_DIR)
         weights.clear()

@@ -16,6 +16,7 @@ from igm import warn
 from igm.cli.training import choose_tracker, train_settings
 from igm.devices import compiler_works, usable_precision
 from igm.dry_run import describe, memory_estimate, parts_of
+from igm.facts import Facts
 from igm.models import ModelError
 from igm.models.attention import use_single_token_attention
 from igm.models.codec import DEFAULT_MODEL, load_codec
@@ -29,13 +30,13 @@ from igm.training.previews import make_validator
 
 
 def start_training(
-    options: argparse.Namespace, dataset, validation, *, meta: dict, cond_size: int, build=None, loss=None
+    options: argparse.Namespace, dataset, validation, *, facts: Facts, cond_size: int, build=None, loss=None
 ) -> None:
     """Build everything that the options ask for, and train.
 
     Args:
         dataset, validation: training items, and those whose pictures are drawn.
-        meta: facts about the training data, stored with every checkpoint.
+        facts: of the training data, stored with every checkpoint.
         cond_size: D of the dataset's conditions.
         build: makes the model, called as `make_denoiser`, the default. loss: as in `igm.training.train`.
 
@@ -53,10 +54,10 @@ def start_training(
     accelerator = make_accelerator(options, run_dir)
     accelerator.print(f"{len(dataset):,} training images, {dataset.num_skipped} unreadable ones left out")
     settings = train_settings(options, len(dataset), accelerator.num_processes)
-    same_run = {"task": meta["task"], "dataset": data_identity(dataset)}
+    same_run = {"task": facts.task, "learner": facts.learner, "dataset": data_identity(dataset)}
     check_resume(options, run_dir, {**same_run, "unet_config": given}, accelerator.num_processes)
     set_seed(options.seed)  # the network's first weights; every process draws the same
-    denoiser = (build or make_denoiser)(options, accelerator, meta)
+    denoiser = (build or make_denoiser)(options, accelerator, facts)
     if options.dry_run:
         if accelerator.is_main_process:
             describe_training(options, settings, dataset, validation, denoiser, run_dir)
@@ -155,7 +156,7 @@ def describe_training(
     describe({**vars(options), **dataclasses.asdict(settings)}, counts, parts_of(denoiser), memory, more)
 
 
-def make_denoiser(options: argparse.Namespace, accelerator: Accelerator, meta: dict) -> Denoiser:
+def make_denoiser(options: argparse.Namespace, accelerator: Accelerator, facts: Facts) -> Denoiser:
     """A Denoiser with fresh weights: trainable network in float32, frozen codec."""
     codec_name = options.pretrained_model_name or DEFAULT_MODEL
     codec = load_codec(codec_name, local_files_only=options.local_files_only).eval().requires_grad_(False)
@@ -165,8 +166,8 @@ def make_denoiser(options: argparse.Namespace, accelerator: Accelerator, meta: d
     if accelerator.device.type == "cuda" and options.no_latent_cache:  # what is kept is encoded in float32
         codec.to(dtype)
     torch.backends.cuda.matmul.allow_tf32 = options.allow_tf32
-    meta = {**meta, "codec": str(codec_name), "resolution": options.resolution}
-    denoiser = build_denoiser(options.unet_config, options.scheduler_config, codec, meta)
+    facts = dataclasses.replace(facts, codec=str(codec_name), resolution=options.resolution)
+    denoiser = build_denoiser(options.unet_config, options.scheduler_config, codec, facts)
     check_resolution(denoiser.network.config, codec, options.resolution)
     if options.initialize_from:
         copy_weights(load_network(Path(options.initialize_from)), denoiser.network, options.initialize_from)
