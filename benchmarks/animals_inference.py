@@ -21,7 +21,7 @@ from benchmarks.measure import peak_memory, synchronize
 from igm.cli.groups import new_parser
 from igm.cli.launch import run
 from igm.devices import best_device
-from igm.evaluation.run import encode_images
+from igm.inference.method import encode_images
 from igm.inference.discrete import Subsets, infer_discrete
 from igm.models.stable_diffusion import StableDiffusion
 from igm.settings import positive

@@ -18,7 +18,7 @@ from igm.cli.launch import run
 from igm.data.celeba import CelebA, all_concepts
 from igm.data.samples import sample_faces
 from igm.devices import best_device
-from igm.evaluation.run import encode_images
+from igm.inference.method import encode_images
 from igm.inference.discrete import OneOfEach, infer_discrete
 from igm.models.codec import KLCodec
 from igm.models.denoiser import Denoiser, build_denoiser

@@ -27,11 +27,11 @@ from igm.cli.launch import run
 from igm.data import DataError
 from igm.data.clevr import Clevr
 from igm.devices import best_device
-from igm.evaluation.run import encode_images
+from igm.inference.method import encode_images
 from igm.inference.gradient import CLIP_NORM, START_MEAN, START_STD, infer_gradient
 from igm.inference.pursuit import PursuitSettings, infer_pursuit, settings_of
 from igm.inference.types import Inferred
-from igm.metrics import match_points, num_within
+from igm.matching import match_points, num_within
 from igm.models.denoiser import Denoiser
 from igm.resources import PRETRAINED
 from igm.settings import int_range, not_negative, positive

@@ -4,170 +4,154 @@
     model = load_model()
     scene = model("picture.png")
 
-It stands above the rest of the package, beside the scripts.
+It stands above the rest of the package, beside the commands, and uses the same methods, settings and facts as they do.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from PIL import Image
 
 from igm import UserError
-from igm.data.images import decode_image, image_to_tensor
 from igm.devices import best_device
-from igm.evaluation.run import encode_images
-from igm.figures import as_pil
-from igm.inference.counting import infer_count
-from igm.inference.discrete import OneOfEach, Subsets, infer_discrete
-from igm.inference.pursuit import infer_pursuit, settings_of
-from igm.inference.types import Inferred, Posterior
+from igm.hub import list_models, resolve
+from igm.inference.loading import DenoiserLoading, PipelineLoading
+from igm.inference.method import Method, methods_of
 from igm.models.denoiser import Denoiser
+from igm.pictures import Picture, as_batch
 from igm.models.stable_diffusion import StableDiffusion
-from igm.resources import PRETRAINED
+from igm.settings import SettingError
+from igm.tasks import find_task
+from igm.tasks.labels import Labels
+from igm.tasks.positions import Scene
 
-Picture = str | Path | Image.Image | np.ndarray | torch.Tensor
-
-
-@dataclass
-class Scene:
-    """What a picture shows: positions (K, 2) as (x, y) in [0, 1] of its width and height, y down; count K; confidence.
-
-    confidence: that the count is right, or, where it was given, every position; object_confidence (K,): each position.
-    """
-
-    positions: np.ndarray
-    count: int
-    confidence: float
-    object_confidence: np.ndarray
-    error: float
-
-
-@dataclass
-class Labels:
-    """What a picture shows: the names of its classes, or of the attributes that hold; how sure that is of all others."""
-
-    names: list[str]
-    confidence: float
-    error: float
+__all__ = ["Labels", "Scene", "list_models", "load_model"]
 
 
 class PictureModel:
-    """A trained denoiser that understands pictures; see `load_model`."""
+    """A trained model that understands pictures; see `load_model`.
 
-    def __init__(self, denoiser: Denoiser):
-        self.denoiser = denoiser
+    Attributes:
+        task, method: names of what a concept is, and of how it is sought.
+    """
 
-    def __call__(self, pictures: Picture | Sequence[Picture], *concepts: Any, **settings: Any) -> Any:
+    task: ClassVar[str]
+    method: ClassVar[str]
+
+    def __init__(self, model: Denoiser):
+        self.model = model
+
+    def __call__(self, pictures: Picture | Iterable[Picture], *concepts: Any, **settings: Any) -> Any:
         """Infer one picture, or several together; further arguments and the result are those of `infer`.
 
         Args:
-            pictures: a file, PIL image, array (H, W, 3) of bytes, or tensor (3, H, W) in [-1, 1]; or a list of such, or
-                a tensor (B, 3, H, W), for which a list is returned.
+            pictures: a file, a PIL image, an array or a tensor (see `igm.pictures`); or a folder, or several of
+                these, for which a list is returned.
 
         Raises:
             DataError: a file that is not a picture. UserError: the other arguments do not fit.
         """
-        single = isinstance(pictures, str | Path | Image.Image) or getattr(pictures, "ndim", 4) == 3
-        pixels = torch.stack([self.read(picture) for picture in ([pictures] if single else pictures)])  # (B, 3, R, R)
-        found = self.infer(encode_images(self.denoiser, pixels), *concepts, **settings)
-        return found[0] if single else found
+        batch = as_batch(pictures, self.model.resolution)
+        if not len(batch.pixels):
+            return []
+        found = self.infer(batch.pixels, *concepts, **settings)
+        return found[0] if batch.single else found
 
-    def infer(self, posterior: Posterior, **settings: Any) -> list:
-        """One result per picture."""
+    def infer(self, pixels: torch.Tensor, **settings: Any) -> list[Any]:
+        """One answer for each picture of (B, 3, R, R) in [-1, 1]."""
         raise NotImplementedError
 
-    def read(self, picture: Picture) -> torch.Tensor:
-        """Pixels (3, R, R) in [-1, 1] of a picture, squeezed to the model's square."""
-        if isinstance(picture, str | Path):
-            image = decode_image(Path(picture))
-        elif isinstance(picture, np.ndarray) and picture.dtype == np.uint8:
-            image = Image.fromarray(picture)
-        else:
-            image = as_pil(picture)
-        return image_to_tensor(image, self.denoiser.resolution)
+    def ask(
+        self, pixels: torch.Tensor, settings: dict[str, Any], names: Sequence[str] = (), counts: Any = None
+    ) -> list[Any]:
+        """The answers of the method under some settings, as its task words them."""
+        method_class = methods_of(self.task)[self.method]
+        try:
+            method = self.build(method_class, settings, names)
+        except SettingError as error:
+            raise UserError(error.in_words) from None
+        except TypeError as error:
+            raise UserError(f"{str(error).split('.')[-1]}; see {method_class.settings_class.__name__}") from None
+        found = method(pixels, counts, batch_size=method.rows_at_once)
+        task = find_task(self.task)
+        return [task.answer(found, row, names) for row in range(len(pixels))]
+
+    def build(self, method_class: type[Method], settings: dict[str, Any], names: Sequence[str]) -> Method:
+        """The method with its settings; lists may stand for tuples, and NumPy's numbers for Python's."""
+        chosen = method_class.settings_class(**{name: plain(value) for name, value in settings.items()})
+        method_class.check(chosen, names)
+        return method_class(self.model, chosen, names)
+
+
+def plain(value: Any) -> Any:
+    """Lists and arrays as tuples, NumPy's numbers as Python's."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, list | tuple | np.ndarray):
+        return tuple(plain(one) for one in value)
+    return value
 
 
 class PositionModel(PictureModel):
     """Finds the objects of a scene."""
 
-    def infer(
-        self, posterior: Posterior, num_objects: int | Sequence[int] | None = None, **settings: Any
-    ) -> list[Scene]:
+    task, method = "positions", "pursuit"
+
+    def infer(self, pixels: torch.Tensor, num_objects: Any = None, **settings: Any) -> list[Scene]:
         """Positions, and their number where it is not given.
 
         Args:
-            num_objects: one number, or one for each picture. settings: of `infer_count` or `infer_pursuit`.
+            num_objects: one number, or one for each picture. settings: of `igm.inference.settings.PursuitSettings`.
         """
-        settings = settings_of(self.denoiser.facts) | settings
         if num_objects is None:
-            found = infer_count(self.denoiser, posterior, **settings)
-        else:
-            counts = [num_objects] * len(posterior) if isinstance(num_objects, int) else list(num_objects)
-            if len(counts) != len(posterior) or min(counts) < 1:
-                raise UserError(
-                    f"num_objects {num_objects} for {len(posterior)} pictures: one positive number for each"
-                )
-            found = infer_pursuit(self.denoiser, posterior, torch.tensor(counts), **settings)
-        return [
-            Scene(
-                positions=found.conds[i, : int(k)].cpu().numpy(),
-                count=int(k),
-                confidence=float(found.confidence[i]),
-                object_confidence=np.array(found.extra["records"]["object_confidence"][i]),
-                error=float(found.error[i]),
-            )
-            for i, k in enumerate(found.num_concepts)
-        ]
+            return self.ask(pixels, {"count": "infer", **settings})
+        counts = plain(num_objects)
+        counts = counts if isinstance(counts, tuple) else (counts,) * len(pixels)
+        right = all(isinstance(k, int) and not isinstance(k, bool) and k >= 1 for k in counts)
+        if len(counts) != len(pixels) or not right:
+            raise UserError(f"num_objects={num_objects!r} for {len(pixels)} pictures: one positive number for each")
+        return self.ask(pixels, {"count": "known", **settings}, counts=torch.tensor(counts))
 
 
 class AttributeModel(PictureModel):
     """Tells which attributes a face has."""
 
-    def infer(self, posterior: Posterior, **settings: Any) -> list[Labels]:
-        """The attributes that hold. settings: of `infer_discrete` (num_draws, confidence, seed, ...)."""
-        names = self.denoiser.facts.attributes
-        values = torch.eye(2 * len(names))
-        settings = {"num_draws": 200} | settings
-        found = infer_discrete(self.denoiser, posterior, values, OneOfEach([2] * len(names)), **settings)
-        has = [
-            [name for name, member in zip(names, chosen, strict=True) if member % 2] for chosen in found.extra["chosen"]
-        ]
-        return as_labels(found, has)
+    task, method = "attributes", "discrete"
+
+    def infer(self, pixels: torch.Tensor, **settings: Any) -> list[Labels]:
+        """The attributes that hold. settings: of `igm.inference.settings.DiscreteSettings`."""
+        return self.ask(pixels, {"num_draws": 200, **settings}, self.model.facts.attributes or ())
 
 
 class PromptModel(PictureModel):
     """Tells which of some classes a picture shows, zero-shot, with a text-to-image model."""
 
+    task, method = "classes", "igm"
+
     def infer(
         self,
-        posterior: Posterior,
+        pixels: torch.Tensor,
         classes: Sequence[str],
         num_objects: int | tuple[int, int] = 1,
-        prompt: str = "a photo of a {}",
+        prompt: str | Sequence[str] = "a photo of a {}",
         **settings: Any,
     ) -> list[Labels]:
         """The classes shown.
 
         Args:
             classes: names to choose from. num_objects: how many are shown, or from how many to how many.
-            settings: of `infer_discrete` (num_draws, confidence, seed, ...).
+            prompt: one template, or several whose predictions are averaged.
+            settings: of `igm.inference.prompts.PromptSettings`.
         """
-        sizes = (num_objects, num_objects) if isinstance(num_objects, int) else tuple(num_objects)
-        prompts = self.denoiser.encode_prompts([prompt.format(name) for name in classes])  # (M, L, D)
-        settings = {"num_draws": 200, "batch_size": self.denoiser.rows_at_once} | settings
-        settings = {"t_range": self.denoiser.facts.t_range or (0, self.denoiser.num_timesteps)} | settings
-        found = infer_discrete(self.denoiser, posterior, prompts, Subsets(len(classes), sizes), **settings)
-        return as_labels(found, [[classes[member] for member in chosen] for chosen in found.extra["chosen"]])
+        sizes = plain(num_objects)
+        sizes = sizes if isinstance(sizes, tuple) else (sizes, sizes)
+        templates = (prompt,) if isinstance(prompt, str) else tuple(prompt)
+        return self.ask(pixels, {"num_objects": sizes, "prompt": templates, **settings}, tuple(classes))
 
 
-def as_labels(found: Inferred, names: list[list[str]]) -> list[Labels]:
-    """Names found in each picture, with confidence and error."""
-    rows = zip(names, found.confidence.tolist(), found.error.tolist(), strict=True)
-    return [Labels(own, confidence, error) for own, confidence, error in rows]
+_MODELS: dict[str, type[PictureModel]] = {c.task: c for c in (PositionModel, AttributeModel, PromptModel)}
 
 
 def load_model(
@@ -176,21 +160,21 @@ def load_model(
     """A model of the kind that a checkpoint is for, on the best device there is.
 
     Args:
-        checkpoint: folder of a trained model; folder or hub id of a Stable Diffusion pipeline. Default: the shipped
-            model for CLEVR.
+        checkpoint: name of a shipped model (`list_models`), folder of a trained model, or hub id of one; folder or hub
+            id of a Stable Diffusion pipeline. Default: the shipped model for CLEVR.
 
     Raises:
         ModelError: not found, or not usable.
     """
-    checkpoint = checkpoint or PRETRAINED / "clevr-mini"
-    device = device or best_device()
-    if is_pipeline(checkpoint):
-        return PromptModel(StableDiffusion.from_pretrained(checkpoint, device=device))
-    denoiser = Denoiser.from_pretrained(checkpoint).to(device)
-    return (AttributeModel if denoiser.facts.task == "attributes" else PositionModel)(denoiser)
+    place = resolve(checkpoint or "clevr-mini")
+    chosen = torch.device(device) if device else best_device()
+    if is_pipeline(place):
+        return PromptModel(PipelineLoading().load(place, chosen, "no"))
+    denoiser = DenoiserLoading().load(place).to(chosen)
+    return kind_of(denoiser)(denoiser)
 
 
-def is_pipeline(checkpoint: str | Path) -> bool:
-    """Whether a folder, or a repository that is no folder here, is a text-to-image pipeline rather than a checkpoint."""
-    folder = Path(checkpoint)
-    return (folder / "model_index.json").is_file() if folder.is_dir() else not folder.exists()
+def kind_of(denoiser: Denoiser) -> type[PictureModel]:
+    """The kind of model that a denoiser makes; the published code's checkpoints tell by the size of their conditions."""
+    task = denoiser.facts.task or ("positions" if denoiser.cond_size == 2 else "attributes")
+    return _MODELS[find_task(task).name]

@@ -36,13 +36,6 @@ def describe(
     print("Dry run: nothing was computed or written")
 
 
-def describe_evaluation(options, denoiser: Denoiser, groups: dict) -> None:
-    """`describe` for an evaluation script: parsed options, the loaded denoiser, datasets by the groups' names."""
-    counts = {name: len(dataset) for name, dataset in groups.items()}
-    memory = memory_estimate(denoiser, options.batch_size, options.images_per_batch, options.mixed_precision)
-    describe(vars(options), counts, parts_of(denoiser), memory)
-
-
 def parts_of(denoiser: Denoiser) -> dict[str, nn.Module]:
     """What `describe` names of a denoiser."""
     return {"network": denoiser.network, "codec": denoiser.codec}

@@ -7,6 +7,8 @@ import torch
 from igm.composition import compose
 from igm.models.denoiser import Denoiser
 
+OFFSET_NOISE_STRENGTH = 0.1  # the published code's constant
+
 
 @dataclass
 class Noise:

@@ -97,6 +97,7 @@ def setting(
     choices: Sequence[str] | None = None,
     nargs: int | str | None = None,
     metavar: str | tuple[str, ...] | None = None,
+    option: str | None = None,
     determines: bool = True,
 ) -> Any:
     """A field of a `Settings` dataclass.
@@ -105,11 +106,11 @@ def setting(
         default: None where something else decides, which `help` then names; without one the option is required.
         help: one line, as `--help` shows it.
         kind: of the value, or of each value where `nargs` allows several. choices: instead, the values there are.
-        nargs, metavar: as argparse takes them.
+        nargs, metavar: as argparse takes them. option: name of the option, where it is not the field's.
         determines: whether results depend on it, so that it is stored beside them, and a resumed run must share it.
     """
     metadata = {"help": help, "kind": kind, "choices": choices, "nargs": nargs, "metavar": metavar}
-    metadata["determines"] = determines
+    metadata |= {"option": option, "determines": determines}
     if isinstance(default, list | dict):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -151,7 +152,7 @@ class Settings:
         return dataclasses.replace(self, **{n: v for n, v in values.items() if n in own and v is not None})
 
 
-def check_t_range(t_range: Sequence[int] | None, name: str = "timestep_range") -> None:
-    """Raise SettingError unless a range of timesteps goes upwards."""
-    if t_range is not None and not 0 <= t_range[0] < t_range[1]:
-        raise SettingError(name, t_range, "must go upwards from at least 0, like 0 500")
+def check_t_range(t_range: Sequence[int] | None, name: str = "timestep_range", most: int = 2**20) -> None:
+    """Raise SettingError unless a range of timesteps goes upwards, within `most`."""
+    if t_range is not None and not 0 <= t_range[0] < t_range[1] <= most:
+        raise SettingError(name, t_range, f"must go upwards within 0 to {most}, like 0 500")

@@ -28,12 +28,12 @@ from igm.data.celeba import DOMAINS, CelebA, all_concepts
 from igm.data.clevr import Clevr
 from igm.dry_run import describe, memory_estimate, parts_of
 from igm.error_matrix import subset_weights
-from igm.evaluation.run import encode_images
+from igm.inference.method import encode_images
 from igm.facts import FACTS_FILE, Facts
 from igm.inference.confidence import fit_scale
 from igm.inference.counting import fit_count_scale, fit_penalty, infer_count
 from igm.inference.pursuit import infer_pursuit, settings_of
-from igm.metrics import HEADLINE_RADIUS, match_points
+from igm.matching import HEADLINE_RADIUS, match_points
 from igm.models.denoiser import Denoiser
 from igm.settings import int_range, positive, seed_number
 

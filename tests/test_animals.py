@@ -15,14 +15,14 @@ from igm.baselines.diffusion_classifier import combinations, infer_dc_variant, i
 from igm.data import DataError
 from igm.data.animals import Animals, read_labels
 from igm.data.synthetic import animals as drawing
-from igm.evaluation.run import encode_images
+from igm.inference.method import encode_images
 from igm.facts import Facts
 from igm.figures import label_sheet
 from igm.inference.discrete import Subsets, infer_discrete
 from igm.inference.draws import draw_for_images, image_generators
-from igm.metrics import label_metrics
 from igm.models import ModelError
 from igm.models.stable_diffusion import StableDiffusion
+from igm.tasks.classes import label_metrics
 from scripts import train_animals_mini
 
 CLASSES = ["cat", "dog", "rabbit"]

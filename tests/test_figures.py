@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from igm.figures.folder import spread
 from PIL import Image, ImageColor
 
 from igm.evaluation.records import RECORD_KEYS, RecordWriter
@@ -21,7 +22,6 @@ from igm.figures import (
 )
 from igm.figures.__main__ import main
 from igm.figures.animation import GAP
-from igm.figures.folder import spread
 from igm.figures.positions import LEGEND_HEIGHT
 from igm.figures.sheet import CELL_GAP, MARGIN, TILE_GAP, TILE_WIDTH, TITLE_HEIGHT
 from igm.figures.style import COLOURS, DPI, PRED_COLOUR, TRUE_COLOUR

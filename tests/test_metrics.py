@@ -2,8 +2,6 @@
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
-
 from igm.metrics import (
     attribute_metrics,
     attribute_values,
@@ -16,6 +14,7 @@ from igm.metrics import (
     reliability,
     wilson_interval,
 )
+from scipy.stats import binomtest
 
 
 def record(true, pred):
@@ -110,7 +109,7 @@ def test_bootstrap_resamples_images_and_not_objects(monkeypatch):
     # Two images, all or nothing: a resample is one of 0, 4/5 and 1, which resampled objects would not be.
     assert bootstrap_interval([0, 4], [1, 4]) == [0, 1]
     whole = bootstrap_interval(np.arange(7), np.ones(7), num_bootstrap=50)
-    monkeypatch.setattr("igm.metrics._BLOCK_SIZE", 7 * 8)  # blocks bound the memory and change nothing
+    monkeypatch.setattr("igm.statistics._BLOCK_SIZE", 7 * 8)  # blocks bound the memory and change nothing
     assert bootstrap_interval(np.arange(7), np.ones(7), num_bootstrap=50) == whole
 
 

@@ -19,7 +19,7 @@ from igm.evaluation.records import (
 )
 from igm.evaluation.summary import compare, library_versions, rescore, write_summary
 from igm.evaluation.table import format_table
-from igm.metrics import position_metrics
+from igm.tasks.positions import position_metrics
 
 OPTIONS = {"task": "clevr", "method": "pursuit", "checkpoint": "outputs/clevr/checkpoint-10", "num_steps": 5}
 

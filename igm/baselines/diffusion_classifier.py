@@ -7,15 +7,22 @@ reading. Both see the same draws as `infer_discrete` for the same seed and image
 """
 
 import itertools
+from collections.abc import Sequence
 
 import torch
 
+from igm import UserError
 from igm.error_matrix import ErrorMatrix
-from igm.inference.discrete import Subsets, infer_discrete, rounds
+from igm.inference.discrete import Subsets, infer_discrete, rounds, stack_chosen
 from igm.inference.draws import draw_for_images, image_generators
+from igm.inference.method import register
 from igm.inference.pricing import confidence_of, price_draws
+from igm.inference.prompts import PromptMethod, PromptSettings
+from igm.inference.settings import DiscreteSettings
 from igm.inference.types import Inferred, Posterior
 from igm.models.denoiser import Denoiser
+
+MOST_JOINT_PROMPTS = 10_000
 
 
 def infer_diffusion_classifier(
@@ -23,45 +30,42 @@ def infer_diffusion_classifier(
     posterior: Posterior,
     num_concepts: torch.Tensor,
     candidates: torch.Tensor,
+    settings: DiscreteSettings,
     *,
     labels: torch.Tensor,
-    num_draws: int = 1000,
-    draws_per_round: int = 50,
-    confidence: float | None = None,
-    t_range: tuple[int, int] = (0, 1000),
     batch_size: int = 1024,
-    seed: int = 0,
     image_numbers: list[int] | None = None,
 ) -> Inferred:
     """The K candidates with the lowest denoising error each; K (B,) must be known.
 
     Args:
-        candidates, labels, num_draws, confidence, ...: as in `infer_discrete`; with `confidence` an image stops when
-            its K lowest are that sure to be below all others.
+        candidates, settings, labels, ...: as in `infer_discrete`; with a confidence an image stops when its K lowest
+            are that sure to be below all others.
 
     Returns:
         Inferred; `error` is the mean of the chosen candidates' own errors.
     """
+    s = settings.for_facts(denoiser.facts)
     numbers = image_numbers or list(range(len(posterior)))
-    conds = torch.zeros(len(numbers), int(num_concepts.max()), labels.shape[1])
-    found = []
+    t_range, found, chosen = s.range_of(denoiser.num_timesteps), [], []
     for row, number in enumerate(numbers):
-        generator = image_generators(seed, [number], stream=4)[0]  # infer_discrete's stream
+        generator = image_generators(s.seed, [number], stream=4)[0]  # infer_discrete's stream
         matrix = ErrorMatrix(1, len(candidates), posterior.mean.device, keep_draws=True)
-        for size in rounds(num_draws, draws_per_round if confidence else num_draws):
+        for size in rounds(s):
             draws = draw_for_images(posterior[row : row + 1], size, t_range, [generator], stratified=True)[0]
             price_draws(denoiser, matrix, 0, draws, candidates, batch_size)
             errors, order = matrix.A[0].diagonal().sort()
             k = int(num_concepts[row])
             best, rest = order[:k].tolist(), order[k:].tolist()
             sure = max(0.0, 1 - sum(1 - confidence_of(matrix, 0, [i], [[j] for j in rest]) for i in best))
-            if confidence is not None and sure >= confidence:
+            if s.stops_at is not None and sure >= s.stops_at:
                 break
-        conds[row, :k] = labels[best]
+        chosen.append(best)
         found.append((float(errors[:k].mean()), sure, int(matrix.count[0])))
-    error, sure, draws = map(torch.tensor, zip(*found, strict=True))
-    rows = draws.long() * len(candidates)
-    return Inferred(conds, num_concepts, error, rows, torch.zeros_like(rows), sure)
+    error, confidence, draws_of = map(torch.tensor, zip(*found, strict=True))
+    rows = draws_of.long() * len(candidates)
+    conds = stack_chosen(labels, chosen)
+    return Inferred(conds, num_concepts, error, rows, torch.zeros_like(rows), confidence, chosen=chosen)
 
 
 def combinations(num_classes: int, sizes: tuple[int, int]) -> list[tuple[int, ...]]:
@@ -74,20 +78,105 @@ def infer_dc_variant(
     posterior: Posterior,
     candidates: torch.Tensor,
     members: list[tuple[int, ...]],
+    settings: DiscreteSettings,
     *,
     labels: torch.Tensor,
-    **options,
+    batch_size: int = 1024,
+    image_numbers: list[int] | None = None,
 ) -> Inferred:
     """The joint prompt with the lowest denoising error.
 
     Args:
         candidates: one joint prompt per combination (S, L, D). members: the classes of each. labels: (M, D') of the
-            classes. options: as in `infer_discrete`.
+            classes. settings, ...: as in `infer_discrete`.
     """
-    found = infer_discrete(denoiser, posterior, candidates, Subsets(len(candidates), (1, 1)), **options)
-    chosen = [members[one[0]] for one in found.extra["chosen"]]
-    found.conds = torch.zeros(len(chosen), max(map(len, chosen)), labels.shape[1])
-    for row, own in zip(found.conds, chosen, strict=True):
-        row[: len(own)] = labels[list(own)]
+    space = Subsets(len(candidates), (1, 1))
+    batching = {"batch_size": batch_size, "image_numbers": image_numbers}
+    found = infer_discrete(denoiser, posterior, candidates, space, settings, **batching)
+    chosen = [list(members[one[0]]) for one in found.chosen or ()]
+    found.conds, found.chosen = stack_chosen(labels, chosen), chosen
     found.num_concepts = torch.tensor([len(own) for own in chosen])
     return found
+
+
+@register
+class DiffusionClassifier(PromptMethod):
+    """The paper's Diffusion Classifier row: classes by themselves, their number known."""
+
+    name = "diffusion_classifier"
+    about = "Diffusion Classifier: the classes whose own prompts denoise best"
+
+    @classmethod
+    def check(cls, settings: PromptSettings, names: Sequence[str]) -> None:
+        """Raise UserError where the number of classes is not known."""
+        super().check(settings, names)
+        if settings.num_objects[0] < settings.num_objects[1]:
+            raise UserError("--method diffusion_classifier takes the lowest n classes, n known; give one --num_objects")
+
+    def infer(
+        self,
+        posterior: Posterior,
+        num_concepts: torch.Tensor | None,
+        *,
+        image_numbers: list[int] | None,
+        batch_size: int,
+    ) -> Inferred:
+        """The `num_objects` classes of lowest error."""
+        counts = torch.full((len(posterior),), self.settings.num_objects[0])
+        found = infer_diffusion_classifier(
+            self.model,
+            posterior,
+            counts,
+            self.prompts,
+            self.settings,
+            labels=self.labels,
+            image_numbers=image_numbers,
+            batch_size=batch_size,
+        )
+        return self.count_templates(found)
+
+
+@register
+class JointPrompts(PromptMethod):
+    """The paper's DC variant row: one joint prompt for every combination of classes."""
+
+    name = "dc_variant"
+    about = "joint prompts (DC variant): one prompt for every combination of classes"
+
+    @classmethod
+    def check(cls, settings: PromptSettings, names: Sequence[str]) -> None:
+        """Raise UserError where there are too many combinations."""
+        super().check(settings, names)
+        if len(combinations(len(names), settings.num_objects)) > MOST_JOINT_PROMPTS:
+            raise UserError("--method dc_variant needs a prompt for every combination, too many here; use --method igm")
+
+    def texts(self) -> list[str]:
+        """Every combination in words."""
+        self.members = combinations(len(self.names), self.settings.num_objects)
+        return [in_words([self.names[i] for i in own]) for own in self.members]
+
+    def infer(
+        self,
+        posterior: Posterior,
+        num_concepts: torch.Tensor | None,
+        *,
+        image_numbers: list[int] | None,
+        batch_size: int,
+    ) -> Inferred:
+        """The combination whose joint prompt has the lowest error."""
+        found = infer_dc_variant(
+            self.model,
+            posterior,
+            self.prompts,
+            self.members,
+            self.settings,
+            labels=self.labels,
+            image_numbers=image_numbers,
+            batch_size=batch_size,
+        )
+        return self.count_templates(found)
+
+
+def in_words(names: Sequence[str]) -> str:
+    """ "cat", "cat and a dog", "cat, a dog and a rabbit": what follows the template's own article."""
+    return " and a ".join([", a ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]

@@ -1,12 +1,14 @@
-"""The two baselines of discrete attributes: one label for all of them together, and a classifier."""
+"""GC, the generative classifier: one label for all attributes together, nothing composed."""
 
 from collections.abc import Sequence
 
 import torch
 
 from igm import UserError
-from igm.baselines.resnet50 import Classifier
+from igm.encoding import all_concepts
 from igm.inference.discrete import MOST_ENUMERATED, OneOfEach, infer_discrete
+from igm.inference.method import DenoiserMethod, register
+from igm.inference.settings import DiscreteSettings
 from igm.inference.types import Inferred, Posterior
 from igm.models.denoiser import Denoiser
 
@@ -24,44 +26,52 @@ def joint_choices(sizes: Sequence[int]) -> torch.Tensor:
     return torch.cartesian_prod(*[torch.arange(size) for size in sizes]).view(total, len(sizes)) + starts
 
 
-def infer_joint(denoiser: Denoiser, posterior: Posterior, values: torch.Tensor, sizes: Sequence[int], **settings):
+def infer_joint(
+    denoiser: Denoiser,
+    posterior: Posterior,
+    values: torch.Tensor,
+    sizes: Sequence[int],
+    settings: DiscreteSettings | None = None,
+    *,
+    batch_size: int = 1024,
+    image_numbers: list[int] | None = None,
+) -> Inferred:
     """Generative classifier: the joint label with the lowest denoising error (diffusion classifier, Li et al. 2023).
 
     Args:
         values: (M, D) rows of all concepts' values, concept by concept; a joint label is the sum of one of each.
-        sizes: values per concept. settings: of `infer_discrete`.
+        sizes: values per concept. settings, ...: as in `infer_discrete`.
 
     Returns:
         Inferred with the K rows of each image's label: conds (B, K, D).
     """
     choices = joint_choices(sizes)  # (L, K)
-    found = infer_discrete(denoiser, posterior, values[choices].sum(1), OneOfEach([len(choices)]), **settings)
-    chosen = torch.tensor(found.extra["chosen"])[:, 0]  # (B,)
+    space, labels = OneOfEach([len(choices)]), values[choices].sum(1)  # (L, D)
+    batching = {"batch_size": batch_size, "image_numbers": image_numbers}
+    found = infer_discrete(denoiser, posterior, labels, space, settings, **batching)
+    chosen = torch.tensor(found.chosen)[:, 0]  # (B,)
     found.conds, found.num_concepts = values[choices[chosen]], torch.full((len(chosen),), len(sizes))
-    found.extra["chosen"] = choices[chosen].tolist()
+    found.chosen = choices[chosen].tolist()
     return found
 
 
-@torch.no_grad()
-def infer_classifier(model: Classifier, posterior: Posterior, values: torch.Tensor) -> Inferred:
-    """The attribute values that a classifier finds likelier: pixels in, conds (B, K, D) out.
+@register
+class JointLabel(DenoiserMethod):
+    """The paper's GC row."""
 
-    Args:
-        posterior: of the classifier's own codec: its mean is the images. values: (2 K, D), as in `infer_joint`.
+    name, task, run, learner = "gc", "attributes", "celeba-gc", "joint_label"
+    about = "GC, the generative classifier: every joint label priced by itself"
+    settings_class = DiscreteSettings
 
-    Returns:
-        Inferred; error is the cross-entropy of the chosen values, confidence the probability of all of them together.
-    """
-    logits = model.network(posterior.mean).float().cpu()  # (B, K)
-    b, k = logits.shape
-    chosen = 2 * torch.arange(k) + (logits > 0)  # (B, K)
-    likelihood = torch.nn.functional.logsigmoid(logits.abs())  # (B, K)
-    return Inferred(
-        conds=values[chosen],
-        num_concepts=torch.full((b,), k),
-        error=-likelihood.mean(1),
-        forward=torch.ones(b, dtype=torch.long),
-        backward=torch.zeros(b, dtype=torch.long),
-        confidence=likelihood.sum(1).exp(),
-        extra={"chosen": chosen.tolist()},
-    )
+    def infer(
+        self,
+        posterior: Posterior,
+        num_concepts: torch.Tensor | None,
+        *,
+        image_numbers: list[int] | None,
+        batch_size: int,
+    ) -> Inferred:
+        """The joint label of lowest error."""
+        k = len(self.names)
+        batching = {"batch_size": batch_size, "image_numbers": image_numbers}
+        return infer_joint(self.model, posterior, all_concepts(k), [2] * k, self.settings, **batching)

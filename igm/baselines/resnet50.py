@@ -1,6 +1,7 @@
 """A ResNet-50 that reads the attributes off a face: the discriminative baseline of the CelebA experiment."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -10,11 +11,16 @@ from diffusers.configuration_utils import register_to_config
 from torch import nn
 from transformers import ResNetConfig, ResNetModel
 
+from igm.encoding import all_concepts
 from igm.facts import FACTS_FILE, Facts
+from igm.inference.method import Method, autocast, register
+from igm.inference.settings import InferenceSettings
+from igm.inference.types import Inferred
 from igm.models import ModelError
 from igm.models.codec import Pixels
 from igm.models.denoiser import NETWORK_DIR, fetch_folder, load_network
 from igm.models.unet import NETWORKS
+from igm.settings import Settings, setting
 
 
 class AttributeResNet(ModelMixin, ConfigMixin):
@@ -111,3 +117,63 @@ def attribute_loss(logits: torch.Tensor, conds: torch.Tensor) -> torch.Tensor:
     k = logits.shape[1]
     values = conds[:, torch.arange(k), 2 * torch.arange(k) + 1]  # (B, K)
     return F.binary_cross_entropy_with_logits(logits, values)
+
+
+@torch.no_grad()
+def infer_classifier(network: nn.Module, images: torch.Tensor, values: torch.Tensor) -> Inferred:
+    """The attribute values that a classifier finds likelier.
+
+    Args:
+        network: images -> logits (B, K). images: (B, 3, R, R), on its device. values: (2 K, D) concepts, two by two.
+
+    Returns:
+        Inferred; error is the cross-entropy of the chosen values, confidence the probability of all of them together.
+    """
+    logits = network(images).float().cpu()  # (B, K)
+    b, k = logits.shape
+    chosen = 2 * torch.arange(k) + (logits > 0)  # (B, K)
+    likelihood = torch.nn.functional.logsigmoid(logits.abs())  # (B, K)
+    return Inferred(
+        conds=values[chosen],
+        num_concepts=torch.full((b,), k),
+        error=-likelihood.mean(1),
+        forward=torch.ones(b, dtype=torch.long),
+        backward=torch.zeros(b, dtype=torch.long),
+        confidence=likelihood.sum(1).exp(),
+        chosen=chosen.tolist(),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResNetLoading(Settings):
+    """A trained classifier has no parts that could lie elsewhere."""
+
+    local_files_only: bool = setting(False, "never ask the hub", determines=False)
+
+
+@register
+class ResNetMethod(Method):
+    """The paper's ResNet-50 row."""
+
+    name, task, run, learner = "resnet", "attributes", "celeba-resnet50", "resnet50"
+    about = "ResNet-50, the discriminative baseline: one pass, no noise"
+    settings_class = InferenceSettings
+    loading_class = ResNetLoading
+    model: Classifier
+
+    @classmethod
+    def load(cls, checkpoint: str | Path, loading: ResNetLoading, device: torch.device, precision: str) -> Classifier:
+        """The classifier of a checkpoint."""
+        return Classifier.from_pretrained(checkpoint, local_files_only=loading.local_files_only).to(device)
+
+    def __call__(
+        self,
+        images: torch.Tensor,
+        num_concepts: torch.Tensor | None = None,
+        *,
+        image_numbers: list[int] | None = None,
+        batch_size: int = 1024,
+    ) -> Inferred:
+        """The likelier value of every attribute."""
+        with autocast(self.model.device, self.precision):
+            return infer_classifier(self.model.network, images.to(self.model.device), all_concepts(len(self.names)))

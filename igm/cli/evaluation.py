@@ -1,148 +1,279 @@
-"""Options of an evaluation, and the model that they name."""
+"""From the options of an evaluation script to records, a table and figures."""
 
-import argparse
+import dataclasses
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
 
-from igm.devices import best_device, compile_where_right
+from igm import UserError
+from igm.cli.options import Parser, note_idle, take
+from igm.devices import best_device, compile_where_right, usable_precision
+from igm.dry_run import describe, memory_estimate, parts_of
+from igm.evaluation.redraw import redraw
+from igm.evaluation.run import BatchSettings, Groups, evaluate
+from igm.evaluation.table import format_table
+from igm.evaluation.weights import weights_fingerprint
+from igm.inference.method import Method, methods_of
+from igm.inference.settings import InferenceSettings
 from igm.models import ModelError
-from igm.models.denoiser import Denoiser, check_resolution
-from igm.models.unet import read_config
 from igm.resources import PRETRAINED
-from igm.settings import positive
+from igm.settings import Settings, positive, setting
+from igm.tasks import find_task
+from igm.tasks.task import Task
 from igm.training.checkpoints import list_checkpoints
 
 
-def add_evaluation_options(parser: argparse.ArgumentParser, *, averaged: bool = True) -> None:
-    """What every evaluation script has besides data, method and model; `averaged`: its models may have averages."""
-    group = parser.add_argument_group("evaluation")
-    group.add_argument("--checkpoint", help="folder, checkpoint-N, or hub id (default: newest of the run, or shipped)")
-    if averaged:
-        group.add_argument("--no_ema", action="store_true", help="the weights themselves, not their running average")
-    group.add_argument("--batch_size", type=positive, default=1024, help="most network rows at once")
-    group.add_argument("--images_per_batch", type=positive, default=8, help="images inferred together")
-    group.add_argument("--device", help="cuda, mps or cpu (default: the best there is)")
-    group.add_argument("--resume", action="store_true", help="skip the images that results.jsonl has")
-    group.add_argument("--no_figures", action="store_true", help="records and summary only")
-    group.add_argument("--compile", action="store_true", help="torch.compile the network: for many images on a GPU")
+@dataclass(frozen=True, kw_only=True)
+class DataSettings(Settings):
+    """What every evaluation can be told of its images; a script adds its own."""
+
+    dataset_root: str | None = setting(None, "folder of the dataset; without it, sample data of the project's own")
+    num_images: int | None = setting(None, "images of each group", kind=positive)
+    resolution: int | None = setting(None, "side that images are resized to (default: the checkpoint's)", kind=positive)
+    skip_bad_images: bool = setting(False, "leave out unreadable images, and count them")
+
+    @property
+    def num_known(self) -> int | None:
+        """The number of concepts that a user gives for images without ground truth."""
+        return None
+
+    @property
+    def variant(self) -> str:
+        """What follows the method's name in the name of a results folder."""
+        return ""
 
 
-def find_model(options: argparse.Namespace, shipped: str | None) -> str:
-    """The checkpoint to evaluate: the one named, else the newest of the run's folder, else the shipped model.
+@dataclass(frozen=True, kw_only=True)
+class RunSettings(Settings):
+    """Where an evaluation computes, and where its results go."""
 
-    The shipped model, where there is one, is taken only with the embedded data (no --dataset_root).
+    checkpoint: str | None = setting(
+        None, "folder, checkpoint-N, shipped name or hub id (default: newest of the run, or shipped)", determines=False
+    )
+    device: str | None = setting(None, "cuda, mps or cpu (default: the best there is)", determines=False)
+    mixed_precision: str = setting("no", "network's arithmetic", choices=("no", "fp16", "bf16"))
+    allow_tf32: bool = setting(False, "TF32 matrix products on Ampere and later GPUs")
+    compile: bool = setting(False, "torch.compile the network: for many images on a GPU", determines=False)
+    output_dir: str = setting("outputs", "results go to <output_dir>/<tracker_project_name>", determines=False)
+    tracker_project_name: str | None = setting(None, "name of the run (default: the method's)", determines=False)
+    no_figures: bool = setting(False, "records and summary only", determines=False)
+    dry_run: bool = setting(False, "print options, data, parameters and memory, and stop", determines=False)
 
-    Raises:
-        ModelError: a dataset is given, but no checkpoint, and the run has none.
-    """
-    if options.checkpoint:
-        return options.checkpoint
-    if options.dataset_root is None and shipped:
-        return str(PRETRAINED / shipped)
-    run_dir = Path(options.output_dir) / options.tracker_project_name
-    found = list_checkpoints(run_dir)
-    if not found:
-        hint = f" (shipped: models/pretrained/{shipped})" if shipped else ""
-        raise ModelError(f"no checkpoint-* in {run_dir}; pass --checkpoint{hint}")
-    return str(found[-1])
+    def check(self) -> None:
+        name = self.tracker_project_name
+        if name is not None and (Path(name).name != name or name in (".", "..") or not name.isprintable()):
+            raise UserError(f"--tracker_project_name {name!r} must be the plain name of a folder")
 
 
-def load_denoiser(options: argparse.Namespace, checkpoint: str, cond_size: int, model_class=Denoiser) -> Denoiser:
-    """The Denoiser to evaluate, on the device asked for; the checkpoint's own configs win over the options'.
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation script was asked for."""
+
+    task: Task
+    method: type[Method]
+    settings: InferenceSettings
+    loading: Settings
+    data: DataSettings
+    batching: BatchSettings
+    run: RunSettings
+
+    @property
+    def run_dir(self) -> Path:
+        """The folder of the run, which trainings of the same name share."""
+        return Path(self.run.output_dir) / (self.run.tracker_project_name or self.method.run)
+
+    @property
+    def results_dir(self) -> Path:
+        """Where records, summary and figures go."""
+        return self.run_dir / f"eval-{self.method.name}{self.method.variant(self.settings)}{self.data.variant}"
+
+    def with_checkpoint(self, name: str) -> "Evaluation":
+        """The same of a checkpoint of this name."""
+        return dataclasses.replace(self, run=dataclasses.replace(self.run, checkpoint=name))
+
+    def checkpoint(self) -> str:
+        """The checkpoint to evaluate: the one named, else the newest of the run, else the shipped model.
+
+        The shipped model, where there is one, is taken only with the embedded data (no --dataset_root).
+
+        Raises:
+            ModelError: a dataset is given, but no checkpoint, and the run has none.
+        """
+        named, shipped = self.run.checkpoint, self.method.shipped
+        if named:
+            return str(PRETRAINED / named) if not Path(named).exists() and (PRETRAINED / named).is_dir() else named
+        if self.data.dataset_root is None and shipped:
+            return str(PRETRAINED / shipped)
+        found = list_checkpoints(self.run_dir)
+        if not found:
+            hint = f" (shipped: {shipped})" if shipped else ""
+            raise ModelError(f"no checkpoint-* in {self.run_dir}; pass --checkpoint{hint}")
+        return str(found[-1])
+
+    def determining(self) -> dict[str, Any]:
+        """Everything that results depend on, by name, besides the weights."""
+        parts = (self.data, self.settings, self.loading, self.run)
+        return {name: value for part in parts for name, value in part.determining().items()}
+
+
+def parse_evaluations(
+    doc: str,
+    task_name: str,
+    data: type[DataSettings],
+    *,
+    method: str,
+    several: bool = False,
+    sample: Mapping[str, Any] | None = None,
+    **defaults: Any,
+) -> list[Evaluation]:
+    """The evaluations that a command line asks for: one, or with `several` one for each method named.
 
     Args:
-        cond_size: D of the task's conditions. model_class: has `from_pretrained` like Denoiser's.
+        doc: of the script: a line, and examples. data: the script's own settings of its images.
+        method: the default. defaults: of other options, in place of those of their settings.
+        sample: settings of the method for the embedded default, where no option says otherwise.
 
     Raises:
-        ModelError: not found, not usable, or made for other conditions.
+        UserError: options that do not fit.
     """
-    on_cpu = options.device == "cpu" or not torch.accelerator.is_available()
-    state = PartialState(cpu=on_cpu) if "RANK" in os.environ else None
-    device = torch.device(options.device) if options.device else (state.device if state else best_device())
-    torch.backends.cuda.matmul.allow_tf32 = options.allow_tf32
-    denoiser = model_class.from_pretrained(
-        checkpoint,
-        codec=options.pretrained_model_name,
-        scheduler_config=options.scheduler_config,
-        ema=not options.no_ema,
-        local_files_only=options.local_files_only,
+    methods = methods_of(task_name)
+    parser = Parser(doc)
+    parser.add("data", data, **defaults)
+    parser.add_argument("--method", choices=list(methods), nargs="+" if several else None, help=f"(default {method})")
+    parser.add("inference", *dict.fromkeys(m.settings_class for m in methods.values()), **defaults)
+    parser.add("model", *dict.fromkeys(m.loading_class for m in methods.values()))
+    parser.add("evaluation", BatchSettings, RunSettings, **defaults)
+    options = parser.read()
+    own = take(options, data)
+    embedded = {} if own.dataset_root else {n: v for n, v in (sample or {}).items() if not hasattr(options, n)}
+    named = options.method or method
+    found = []
+    for chosen in (methods[name] for name in (named if isinstance(named, list) else [named])):
+        if not several:
+            classes = {c for m in methods.values() for c in (m.settings_class, m.loading_class)}
+            note_idle(options, classes, (chosen.settings_class, chosen.loading_class), f"with --method {chosen.name}")
+        found.append(
+            Evaluation(
+                task=find_task(task_name),
+                method=chosen,
+                settings=take(options, chosen.settings_class, **embedded),
+                loading=take(options, chosen.loading_class),
+                data=own,
+                batching=take(options, BatchSettings),
+                run=take(options, RunSettings),
+            )
+        )
+    return found
+
+
+def run_evaluation(evaluation: Evaluation, load_groups: Callable[[Evaluation], Groups]) -> None:
+    """Read the images, load the model, infer, and print the table; mistakes show in this order.
+
+    Args:
+        load_groups: the images by group.
+
+    Raises:
+        UserError, DataError, ModelError: a mistake of the user, in one line.
+    """
+    e = evaluation
+    checkpoint = e.checkpoint()
+    groups = load_groups(e)
+    check_counts_known(e, groups)
+    names = e.task.names(next(iter(groups.values()))) or tuple(getattr(e.data, "classes", ()))
+    e.method.check(e.settings, names)
+    device = choose_device(e.run)
+    precision = usable_precision(e.run.mixed_precision, device)
+    model = e.method.load(checkpoint, e.loading, device, precision)
+    check_model(e, model, names, checkpoint)
+    method = e.method(model, e.settings, names, precision)
+    e = dataclasses.replace(e, settings=method.settings)  # with what the checkpoint's facts say
+    set_resolution(e.data.resolution or model.resolution, method, groups)
+    if e.run.dry_run:
+        return describe_evaluation(e, method, groups)
+    if PartialState().is_main_process:
+        print("; ".join(text for text in (f"Method: {method.about}", method.paper) if text))
+    if e.run.compile:
+        compile_where_right(model, gradients=e.task.cond_size(names) is not None)
+    summary = evaluate(
+        method,
+        e.task,
+        groups,
+        e.results_dir,
+        options={**e.determining(), "weights": weights_fingerprint(model)},
+        checkpoint=checkpoint,
+        batching=e.batching,
+        num_objects=e.data.num_known,
     )
-    if denoiser.cond_size != cond_size:
+    if summary:
+        finish(summary, e, method, groups)
+
+
+def check_counts_known(evaluation: Evaluation, groups: Groups) -> None:
+    """Raise UserError where the method needs the number of concepts, and nobody knows it."""
+    if evaluation.method.seeks_count(evaluation.settings) or evaluation.data.num_known is not None:
+        return
+    if any("mask" not in dataset.annotation(0) for dataset in groups.values()):
+        raise UserError("--images: nobody knows their number of objects; add --count infer, or --num_objects K")
+
+
+def finish(summary: Mapping[str, Any], evaluation: Evaluation, method: Method, groups: Groups) -> None:
+    """Print the table, draw the figures from the records, and say where everything is."""
+    folder = evaluation.results_dir
+    print(f"\n{format_table(summary)}\n\nRecords and summary: {folder}")
+    if not evaluation.run.no_figures:
+        paths = redraw(folder)
+        print("Figures: " + " ".join(str(path) for path in paths))
+    for name, dataset in groups.items():
+        method.illustrate(dataset, name, folder / "figures")
+
+
+def choose_device(run: RunSettings) -> torch.device:
+    """The device asked for, or else this process's best one."""
+    torch.backends.cuda.matmul.allow_tf32 = run.allow_tf32
+    on_cpu = run.device == "cpu" or not torch.accelerator.is_available()
+    state = PartialState(cpu=on_cpu) if "RANK" in os.environ else None
+    return torch.device(run.device) if run.device else (state.device if state else best_device())
+
+
+def check_model(evaluation: Evaluation, model: Any, names: tuple[str, ...], checkpoint: str) -> None:
+    """Raise ModelError where a checkpoint is of another task, method or size than the evaluation's."""
+    e = evaluation
+    e.task.check_facts(model.facts, names, checkpoint)
+    if model.facts.learner != e.method.learner:
         raise ModelError(
-            f"--checkpoint {checkpoint} takes conditions of size {denoiser.cond_size}, this task's have {cond_size}; "
+            f"--checkpoint {checkpoint} was trained as {model.facts.learner}, --method {e.method.name} needs "
+            f"{e.method.learner}; name another, or another --method"
+        )
+    size = e.task.cond_size(names)
+    if size is not None and model.cond_size != size:
+        raise ModelError(
+            f"--checkpoint {checkpoint} takes conditions of size {model.cond_size}, this task's have {size}; "
             "name a checkpoint of this task"
         )
-    note_other_config(options, denoiser)
-    denoiser.to(device)
-    if options.compile:
-        compile_where_right(denoiser)
-    return denoiser
 
 
-def check_task(model: Denoiser, task: str, learner: str, attributes: Iterable[str], checkpoint: str) -> None:
-    """Raise ModelError if a checkpoint says that it was trained for another task, or for other attributes.
-
-    Checkpoints of the published code say nothing.
-    """
-    facts = model.facts
-    if facts.task not in (None, task) or facts.learner != learner:
-        raise ModelError(
-            f"--checkpoint {checkpoint} was trained for {facts.task} as {facts.learner}, this needs {task} as {learner}; "
-            "name another, or --method"
-        )
-    trained = facts.attributes or tuple(attributes)
-    if trained != tuple(attributes):
-        raise ModelError(f"--checkpoint {checkpoint} was trained for --attributes {' '.join(trained)}; pass these")
-
-
-def note_other_config(options: argparse.Namespace, denoiser: Denoiser) -> None:
-    """Say so when --unet_config differs from the checkpoint's own config, which is used."""
-    if options.unet_config is None:
-        return
-    given = read_config(options.unet_config, "--unet_config")
-    own = denoiser.network.config
-    names = [
-        n for n, value in given.items() if not n.startswith("_") and n in own and to_list(own[n]) != to_list(value)
-    ]
-    if names:
-        print(
-            f"note: --unet_config differs from the checkpoint's own config in {', '.join(names)}; the checkpoint's is used"
-        )
-
-
-def to_list(value):
-    """Tuples as lists, as JSON has them."""
-    return list(value) if isinstance(value, tuple) else value
-
-
-def set_resolution(options: argparse.Namespace, denoiser: Denoiser, datasets: Iterable) -> None:
-    """Read images at the checkpoint's resolution, or at --resolution where the network can take it.
+def set_resolution(resolution: int, method: Method, groups: Groups) -> None:
+    """Read images at a resolution.
 
     Raises:
         ModelError: the network cannot take it.
     """
-    resolution = options.resolution or denoiser.resolution
-    check_resolution(denoiser.network.config, denoiser.codec, resolution)
-    for dataset in datasets:
+    method.check_resolution(resolution)
+    for dataset in groups.values():
         dataset.resolution = resolution
 
 
-def evaluation_settings(options: argparse.Namespace, checkpoint: str, names: Iterable[str]) -> dict:
-    """What `igm.evaluation.evaluate` takes of the options that every evaluation has; `names` as in `determining`."""
-    return {
-        "options": determining(options, names),
-        "checkpoint": checkpoint,
-        "images_per_batch": options.images_per_batch,
-        "batch_size": options.batch_size,
-        "resume": options.resume,
-    }
-
-
-def determining(options: argparse.Namespace, names: Iterable[str]) -> dict:
-    """The options that determine results, to be stored beside them: `names`, and those that every evaluation has."""
-    common = ("seed", "mixed_precision", "resolution", "no_ema", "pretrained_model_name")
-    return {name: getattr(options, name) for name in (*names, *common) if hasattr(options, name)}
+def describe_evaluation(evaluation: Evaluation, method: Method, groups: Groups) -> None:
+    """What --dry_run prints of an evaluation."""
+    e = evaluation
+    rows = e.batching.batch_size or method.rows_at_once
+    memory = memory_estimate(method.model, rows, e.batching.images_per_batch, e.run.mixed_precision)
+    parts = (e.data, e.settings, e.loading, e.batching, e.run)
+    options = {name: value for part in parts for name, value in dataclasses.asdict(part).items()}
+    counts = {name: len(dataset) for name, dataset in groups.items()}
+    describe({"method": e.method.name, **options}, counts, parts_of(method.model), memory)

@@ -39,7 +39,8 @@ class Parser(argparse.ArgumentParser):
         seen: dict[str, list[tuple[type[Settings], dataclasses.Field]]] = {}
         for settings in classes:
             for own in dataclasses.fields(settings):
-                seen.setdefault(own.name, []).append((settings, own))
+                if own.metadata and f"--{option_name(own)}" not in self._option_string_actions:
+                    seen.setdefault(own.name, []).append((settings, own))
         self.set_defaults(**{name: value for name, value in defaults.items() if name in seen})
         for name, owners in seen.items():
             _add_option(group, name, owners, defaults, several=len(classes) > 1)
@@ -116,16 +117,23 @@ def take(options: argparse.Namespace, settings: type[Settings], **values: Any) -
     return settings(**{name: _plain(v) for name, v in given.items()} | values)
 
 
-def note_idle(options: argparse.Namespace, all_classes: Iterable[type[Settings]], chosen: type[Settings], why: str):
+def note_idle(
+    options: argparse.Namespace, all_classes: Iterable[type[Settings]], chosen: Iterable[type[Settings]], why: str
+) -> None:
     """Say which given options have no effect with the settings that were chosen."""
-    own = {f.name for f in dataclasses.fields(chosen)}
-    others = {f.name for c in all_classes for f in dataclasses.fields(c)} - own
-    for name in sorted(others & vars(options).keys()):
-        warn(f"--{name} has no effect {why}")
+    own = {f.name for c in chosen for f in dataclasses.fields(c)}
+    others = {f.name: option_name(f) for c in all_classes for f in dataclasses.fields(c) if f.name not in own}
+    for name in sorted(others.keys() & vars(options).keys()):
+        warn(f"--{others[name]} has no effect {why}")
 
 
 def _plain(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
+
+
+def option_name(own: dataclasses.Field) -> str:
+    """The name of a field's option."""
+    return own.metadata.get("option") or own.name
 
 
 def _add_option(group: Any, name: str, owners: list, defaults: dict[str, Any], *, several: bool) -> None:
@@ -136,10 +144,11 @@ def _add_option(group: Any, name: str, owners: list, defaults: dict[str, Any], *
     text = about["help"] + _default_in_words(values, several)
     if isinstance(default, bool):
         action = argparse.BooleanOptionalAction if default else "store_true"
-        group.add_argument(f"--{name}", action=action, default=argparse.SUPPRESS, help=text)
+        group.add_argument(f"--{option_name(own)}", dest=name, action=action, default=argparse.SUPPRESS, help=text)
         return
     group.add_argument(
-        f"--{name}",
+        f"--{option_name(own)}",
+        dest=name,
         type=about["kind"] or (str if about["choices"] is None else None),
         choices=about["choices"],
         nargs=about["nargs"],

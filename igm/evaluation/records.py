@@ -77,17 +77,17 @@ class RecordWriter:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         options_path = self.path.parent / OPTIONS_NAME
         if resume and any(file.stat().st_size for file in result_files(self.path.parent)):
-            _check_options(options_path, options)
+            check_options(options_path, options)
             if self.path.exists():
                 own = read_records(self.path)
-                _write_atomically(self.path, "".join(_to_line(record) for record in own))
-            self.finished = {_key(record): record for record in read_results(self.path.parent)}
+                write_atomically(self.path, "".join(to_line(record) for record in own))
+            self.finished = {key_of(record): record for record in read_results(self.path.parent)}
         else:
             if self.path.name == RESULTS_NAME:
                 clear_results(self.path.parent)
             (self.path.parent / RESULTS_NAME).unlink(missing_ok=True)  # what earlier shards were merged into
             self.path.write_text("", encoding="utf-8")
-            _write_json(options_path, options)
+            write_json(options_path, options)
         self._file = open(self.path, "a", encoding="utf-8")
 
     def write(self, record: Mapping[str, Any]) -> None:
@@ -97,10 +97,10 @@ class RecordWriter:
             ValueError: if a key is missing, or a condition holds a number that is not finite.
         """
         plain = to_plain(record)
-        _check_record(plain, f"the record of image {record.get('image_id')!r}")
-        self._file.write(_to_line(plain))
+        check_record(plain, f"the record of image {record.get('image_id')!r}")
+        self._file.write(to_line(plain))
         self._file.flush()
-        self.finished[_key(plain)] = plain
+        self.finished[key_of(plain)] = plain
 
     def close(self) -> None:
         """Close the file."""
@@ -145,7 +145,7 @@ def read_records(path: str | Path) -> list[Record]:
             continue
         try:
             record = json.loads(line)
-            _check_record(record, "the line")
+            check_record(record, "the line")
         except ValueError as error:
             if number == len(lines):  # not ended by a newline: the run was killed while writing it
                 logger.warning("%s: line %d is torn and left out", path, number)
@@ -165,12 +165,12 @@ def read_results(folder: str | Path) -> list[Record]:
     files = result_files(folder)
     if not files:
         raise FileNotFoundError(f"no {RESULTS_NAME} in {folder}")
-    return _first_of_each(record for path in files for record in read_records(path))
+    return first_of_each(record for path in files for record in read_records(path))
 
 
 def read_options(folder: str | Path) -> dict[str, Any]:
     """The options of the run that wrote a results folder; empty where none are kept."""
-    return _read_json(Path(folder) / OPTIONS_NAME)
+    return read_json(Path(folder) / OPTIONS_NAME)
 
 
 def merge_shards(paths: Iterable[str | Path], out: str | Path) -> list[Record]:
@@ -188,9 +188,9 @@ def merge_shards(paths: Iterable[str | Path], out: str | Path) -> list[Record]:
     out = Path(out)
     shards = [Path(path) for path in paths if Path(path) != out]
     files = [path for path in [out, *shards] if path.exists()]
-    records = _first_of_each(record for path in files for record in read_records(path))
-    records.sort(key=_key)
-    _write_atomically(out, "".join(_to_line(record) for record in records))
+    records = first_of_each(record for path in files for record in read_records(path))
+    records.sort(key=key_of)
+    write_atomically(out, "".join(to_line(record) for record in records))
     for path in shards:
         path.unlink(missing_ok=True)
     return records
@@ -214,7 +214,7 @@ def to_plain(value: Any) -> Any:
     return str(value)
 
 
-def _check_record(record: Any, what: str) -> None:
+def check_record(record: Any, what: str) -> None:
     if not isinstance(record, dict):
         raise ValueError(f"{what} is not a record but {type(record).__name__}")
     missing = [key for key in RECORD_KEYS if key not in record]
@@ -222,50 +222,50 @@ def _check_record(record: Any, what: str) -> None:
         raise ValueError(f"{what} lacks {', '.join(missing)}")
     for name in ("conds_true", "conds_pred"):
         # A condition that diverged must stop the run: scored as if it were far away, it would hide the fault.
-        if _holds_none(record[name]) and record[name] is not None:
+        if holds_none(record[name]) and record[name] is not None:
             raise ValueError(f"{what} holds a number that is not finite in {name}: {record[name]}")
 
 
-def _holds_none(value: Any) -> bool:
-    return any(_holds_none(item) for item in value) if isinstance(value, list) else value is None
+def holds_none(value: Any) -> bool:
+    return any(holds_none(item) for item in value) if isinstance(value, list) else value is None
 
 
-def _check_options(path: Path, options: Mapping[str, Any]) -> None:
+def check_options(path: Path, options: Mapping[str, Any]) -> None:
     if not path.exists():
         raise UserError(f"cannot resume: {path} is missing, so the options of the finished images are unknown")
-    stored, options = _read_json(path), to_plain(options)
+    stored, options = read_json(path), to_plain(options)
     differing = [name for name in options if name not in stored or stored[name] != options[name]]
     if differing:
         changes = ", ".join(f"{name} (was {stored.get(name)!r}, is {options[name]!r})" for name in differing)
         raise UserError(f"cannot resume {path.parent} with other options: {changes}")
 
 
-def _key(record: Mapping[str, Any]) -> tuple[str, str]:
+def key_of(record: Mapping[str, Any]) -> tuple[str, str]:
     return record["group"], record["image_id"]
 
 
-def _first_of_each(records: Iterable[Record]) -> list[Record]:
+def first_of_each(records: Iterable[Record]) -> list[Record]:
     unique: dict[tuple[str, str], Record] = {}
     for record in records:
-        unique.setdefault(_key(record), record)
+        unique.setdefault(key_of(record), record)
     return list(unique.values())
 
 
-def _to_line(record: Mapping[str, Any]) -> str:
+def to_line(record: Mapping[str, Any]) -> str:
     return json.dumps(to_plain(record), allow_nan=False) + "\n"
 
 
-def _write_json(path: str | Path, value: Mapping[str, Any]) -> dict[str, Any]:
+def write_json(path: str | Path, value: Mapping[str, Any]) -> dict[str, Any]:
     plain = to_plain(value)
-    _write_atomically(path, json.dumps(plain, indent=2, allow_nan=False) + "\n")
+    write_atomically(path, json.dumps(plain, indent=2, allow_nan=False) + "\n")
     return plain
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
-def _write_atomically(path: str | Path, text: str) -> None:
+def write_atomically(path: str | Path, text: str) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")  # its own name per process: all write options.json

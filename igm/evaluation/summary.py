@@ -2,65 +2,56 @@
 
 import argparse
 import platform
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from igm import UserError
 from igm.evaluation.records import (
     OPTIONS_NAME,
     SUMMARY_NAME,
     Record,
-    _key,
-    _read_json,
-    _write_json,
+    key_of,
+    read_json,
     read_options,
     read_results,
+    write_json,
 )
 from igm.evaluation.table import format_table
-from igm.metrics import attribute_metrics, bootstrap_interval, headline_parts, label_metrics, position_metrics
+from igm.statistics import bootstrap_interval
+from igm.tasks import find_task
+from igm.tasks.task import Task
 
-MetricsFn = Callable[[list[Record]], tuple[dict[str, Any], dict[str, Any]]]
-
-
-# Which score a folder is given when it is scored again; a new task adds its line here.
-METRICS_BY_TASK: dict[str, MetricsFn] = {
-    "clevr": position_metrics,
-    "clevrtex": position_metrics,
-    "celeba": attribute_metrics,
-    "animals": label_metrics,
-}
-
-
-_PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "numpy", "scipy")
+PACKAGES = ("igm", "torch", "diffusers", "transformers", "accelerate", "numpy", "scipy")
 
 
 def write_summary(
     path: str | Path,
     *,
-    task: str,
-    method: str,
+    task: Task,
+    method: str | None,
     records: Sequence[Record],
-    metrics_fn: MetricsFn,
     options: Mapping[str, Any],
-    versions: Mapping[str, str] | None,
     checkpoint: str | None,
+    versions: Mapping[str, str] | None = None,
+    device: str | None = None,
+    threads: int | None = None,
 ) -> dict[str, Any]:
     """Score the records group by group and write summary.json in one step.
 
     Args:
         path: the file to write; its parents are created.
-        task: what was inferred, e.g. "clevr".
+        task: what was inferred.
         method: how, e.g. "pursuit".
         records: result records; groups appear in order of first appearance. Records without ground truth count in
             `num_images`, seconds and evaluations but not in the metrics.
-        metrics_fn: maps the records of a group to (metrics, ci95), e.g. `metrics.position_metrics`.
         options: the options of the run.
-        versions: library versions of the run, see `library_versions`.
         checkpoint: where the weights came from.
+        versions, device, threads: of the run; default those of this process.
 
     Returns:
         the summary as written: plain JSON values, None for what is not finite.
@@ -69,28 +60,30 @@ def write_summary(
     for name in dict.fromkeys(record["group"] for record in records):
         members = [record for record in records if record["group"] == name]
         scored = [record for record in members if record["conds_true"] is not None]
-        metrics, ci95 = metrics_fn(scored) if scored else ({}, {})
+        metrics, ci95 = task.score(scored) if scored else ({}, {})
         groups[name] = {"num_images": len(members), "metrics": metrics, "ci95": ci95}
     summary = {
-        "task": task,
+        "task": task.name,
         "method": method,
         "groups": groups,
-        "seconds_per_image": _mean(record["seconds"] for record in records),
+        "seconds_per_image": mean_of(record["seconds"] for record in records),
         "unet_evaluations_per_image": {
-            kind: _mean(record["unet_evaluations"][kind] for record in records) for kind in ("forward", "backward")
+            kind: mean_of(record["unet_evaluations"][kind] for record in records) for kind in ("forward", "backward")
         },
         "options": options,
-        "versions": versions,
+        "versions": versions or library_versions(),
+        "device": device,
+        "threads": threads or torch.get_num_threads(),
         "checkpoint": checkpoint,
     }
-    return _write_json(path, summary)
+    return write_json(path, summary)
 
 
 def rescore(folder: str | Path) -> dict[str, Any]:
     """Score a results folder again from its records and options, and rewrite its summary.
 
-    Task, method and checkpoint come from the former summary, or else from the options; so do the versions, which are
-    those of the run: they are null where no summary kept them.
+    Task, method and checkpoint come from the former summary, or else from the options; versions, device and threads are
+    those of the run.
 
     Raises:
         FileNotFoundError: if the folder has no result file.
@@ -98,21 +91,32 @@ def rescore(folder: str | Path) -> dict[str, Any]:
     """
     folder = Path(folder)
     records = read_results(folder)
-    options = _read_json(folder / OPTIONS_NAME)
-    former = _read_json(folder / SUMMARY_NAME)
-    task = former.get("task", options.get("task"))
-    if task not in METRICS_BY_TASK:
-        raise UserError(f"{folder}: no score for task {task!r}; known tasks: {', '.join(METRICS_BY_TASK)}")
+    options = read_json(folder / OPTIONS_NAME)
+    former = read_json(folder / SUMMARY_NAME)
+    task = task_of(folder, former.get("task", options.get("task")))
     return write_summary(
         folder / SUMMARY_NAME,
         task=task,
         method=former.get("method", options.get("method")),
         records=records,
-        metrics_fn=METRICS_BY_TASK[task],
         options=options,
-        versions=former.get("versions"),
         checkpoint=former.get("checkpoint", options.get("checkpoint")),
+        versions=former.get("versions"),
+        device=former.get("device"),
+        threads=former.get("threads"),
     )
+
+
+def task_of(folder: Path, name: str | None) -> Task:
+    """The task of a results folder.
+
+    Raises:
+        UserError: it is not known.
+    """
+    try:
+        return find_task(name)
+    except UserError as error:
+        raise UserError(f"{folder}: {error}") from None
 
 
 def compare(folder: str | Path, other: str | Path) -> list[str]:
@@ -123,15 +127,15 @@ def compare(folder: str | Path, other: str | Path) -> list[str]:
     Raises:
         FileNotFoundError: if a folder has no result file. UserError: other tasks, or no image in common.
     """
-    tasks = [read_options(place).get("task") for place in (folder, other)]
-    ours, theirs = ({_key(r): r for r in read_results(place) if r["conds_true"]} for place in (folder, other))
+    tasks = [task_of(Path(place), read_options(place).get("task")) for place in (folder, other)]
+    ours, theirs = ({key_of(r): r for r in read_results(place) if r["conds_true"]} for place in (folder, other))
     shared = [key for key in ours if key in theirs and ours[key]["conds_true"] == theirs[key]["conds_true"]]
-    if tasks[0] != tasks[1] or not shared:
+    if tasks[0] is not tasks[1] or not shared:
         raise UserError(f"{folder} and {other} have no image of one task in common; name runs on the same images")
     lines = []
     for group in dict.fromkeys(group for group, _ in shared):
         keys = [key for key in shared if key[0] == group]
-        (top, of), (other_top, _) = (headline_parts(tasks[0], [side[k] for k in keys]) for side in (ours, theirs))
+        (top, of), (other_top, _) = (tasks[0].headline([side[k] for k in keys]) for side in (ours, theirs))
         difference = np.asarray(top, dtype=float) - other_top
         low, high = bootstrap_interval(difference, of)
         score = 100 * difference.sum() / of.sum()
@@ -142,7 +146,7 @@ def compare(folder: str | Path, other: str | Path) -> list[str]:
 def library_versions() -> dict[str, str]:
     """Versions of Python and of the installed libraries that results depend on."""
     versions = {"python": platform.python_version()}
-    for package in _PACKAGES:
+    for package in PACKAGES:
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
@@ -150,7 +154,7 @@ def library_versions() -> dict[str, str]:
     return versions
 
 
-def _mean(values: Iterable[float]) -> float | None:
+def mean_of(values: Iterable[float]) -> float | None:
     values = list(values)
     return sum(values) / len(values) if values else None
 

@@ -6,7 +6,6 @@ in [-1, 1]. `python -m igm.figures DIR` draws the figures of a results folder ag
 
 from igm.figures.animation import convergence_gif
 from igm.figures.counts import confusion_matrices, error_by_count, reliability_diagrams
-from igm.figures.folder import redraw
 from igm.figures.grid import save_image_grid
 from igm.figures.labels import attribute_bars, attribute_sheet, label_sheet
 from igm.figures.positions import perception_curve, position_sheet
@@ -22,7 +21,6 @@ __all__ = [
     "label_sheet",
     "perception_curve",
     "position_sheet",
-    "redraw",
     "reliability_diagrams",
     "save_image_grid",
 ]

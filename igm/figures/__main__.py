@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from igm.figures import redraw
+from igm.evaluation.redraw import redraw
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 from igm.figures.style import DPI, GREY, PRED_COLOUR, STYLE, TRUE_COLOUR, open_frame, save_figure, sheet_title
-from igm.metrics import count_confusion, reliability
+from igm.statistics import count_confusion, reliability
 
 DARK = "#333333"
 

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from igm.encoding import attribute_values
 from igm.figures.sheet import TILE_WIDTH, draw_sheet, draw_stacked_sheet
 from igm.figures.style import (
     COLOURS,
@@ -22,7 +23,6 @@ from igm.figures.style import (
     save_figure,
     unit_square,
 )
-from igm.metrics import attribute_metrics, attribute_values
 
 
 @matplotlib.rc_context(STYLE)
@@ -55,21 +55,19 @@ def attribute_sheet(
 
 @matplotlib.rc_context(STYLE)
 def attribute_bars(
-    records_by_group: Mapping[str, Sequence[Mapping[str, Any]]], path: str | Path, max_attributes: int = 40
+    scores: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]], path: str | Path, max_attributes: int = 40
 ) -> None:
     """Draw the accuracy of each attribute, a bar per group with its 95 % interval over images, and the mean.
 
     Args:
-        records_by_group: {group: result records}; records without ground truth are left out.
+        scores: {group: (metrics, ci95)} of `igm.tasks.attributes.attribute_metrics`.
         path: file to write; parents are created.
 
     Raises:
-        ValueError: if no record has ground truth.
+        ValueError: if there is no group.
     """
-    scores = {group: attribute_metrics(records) for group, records in records_by_group.items()}
-    scores = {group: score for group, score in scores.items() if score[0]["accuracy"] is not None}
     if not scores:
-        raise ValueError("no record with ground truth")
+        raise ValueError("no scores to draw")
     names = list(next(iter(scores.values()))[0]["accuracy_per_attribute"])[:max_attributes]
     figure = Figure(figsize=(1.6 + 0.42 * (len(names) + 1), 2.5), dpi=DPI, layout="constrained")
     axes = figure.add_subplot()

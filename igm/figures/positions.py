@@ -25,7 +25,8 @@ from igm.figures.style import (
     save_figure,
     unit_square,
 )
-from igm.metrics import HEADLINE_RADIUS, RADII, bootstrap_interval, matched_distances, num_within
+from igm.matching import HEADLINE_RADIUS, RADII, matched_distances, num_within
+from igm.statistics import bootstrap_interval
 
 LEGEND_HEIGHT = 0.14  # inches
 

@@ -31,7 +31,7 @@ def assess_objects(
     base = candidates[base_members(len(candidates))]
     device, contributions = posterior.mean.device, []
     for i, generator in enumerate(image_generators(seed, numbers, stream=6)):
-        k, gain = int(found.num_concepts[i]), float(found.extra["gain"][i])
+        k, gain = int(found.num_concepts[i]), float(found.gain[i])
         dictionary = torch.cat([found.conds[i, :k].to(base), base])
         matrix = ErrorMatrix(1, len(dictionary), device, keep_draws=True)
         draws = draw_for_images(posterior[i : i + 1], num_draws, t_range, [generator], stratified=True)[0]
@@ -43,10 +43,9 @@ def assess_objects(
 
 
 def add_confidence(found: Inferred, contributions: list[torch.Tensor], penalty: float, scale: float) -> None:
-    """Put each object's confidence into the records; the image's is that all of its objects are right."""
+    """Say how sure each object is; the image's confidence is that all of its objects are right."""
     each = [object_confidence(own, penalty, scale) for own in contributions]
-    found.extra["contributions"] = contributions
-    found.extra.setdefault("records", {})["object_confidence"] = [own.tolist() for own in each]
+    found.contributions, found.object_confidence = contributions, each
     found.confidence = torch.stack([(1 - (1 - own).sum()).clamp(0, 1) for own in each])
 
 
@@ -82,3 +81,8 @@ def most_likely_scale(confidence: Callable[[float], torch.Tensor], right: torch.
         return float(torch.where(right, sure, 1 - sure).log().sum())
 
     return max(torch.logspace(-2.5, 0, 51).tolist(), key=likelihood)
+
+
+def standard_error(values: torch.Tensor) -> torch.Tensor:
+    """Of the mean over draws: (N, S) -> (S,)."""
+    return values.std(0) / len(values) ** 0.5

@@ -4,12 +4,13 @@ from dataclasses import dataclass
 
 import torch
 
-from igm import UserError
 from igm.error_matrix import ErrorMatrix
-from igm.inference.confidence import most_likely_scale
+from igm.inference.confidence import most_likely_scale, standard_error
 from igm.inference.draws import draw_for_images, image_generators
+from igm.inference.method import DenoiserMethod, check_counts, register
 from igm.inference.pricing import base_members, price_draws
-from igm.inference.pursuit import Pursuit, PursuitSettings
+from igm.inference.pursuit import Pursuit, infer_pursuit
+from igm.inference.settings import PursuitSettings
 from igm.inference.types import Inferred, Posterior
 from igm.models.denoiser import Denoiser
 
@@ -32,64 +33,50 @@ class Judgement:
 def infer_count(
     denoiser: Denoiser,
     posterior: Posterior,
-    num_concepts: torch.Tensor | None = None,
+    settings: PursuitSettings | None = None,
     *,
-    max_objects: int = 10,
-    count_draws: int = 48,
-    count_range: tuple[int, int] = (200, 500),
-    confidence: float | None = None,
     image_numbers: list[int] | None = None,
-    **settings,
+    batch_size: int = 1024,
 ) -> Inferred:
     """Infer how many objects there are, and where: error matrices find the best set of every size, fresh draws choose.
 
-    K minimises the error on fresh draws plus `penalty` per object, so that every object has to earn its place, by a margin
-    that is calibrated on training images. The positions are then refined as in `infer_pursuit`.
+    K minimises the error on fresh draws plus `count_penalty` per object, so that every object has to earn its place, by a
+    margin that is calibrated on training images. The fresh draws have the timesteps of `count_range` (nearly clean images
+    say little about the number); with a `confidence` they come in rounds until the count is so sure, up to four times as
+    many. The positions are then refined as in `infer_pursuit`.
 
     Args:
-        num_concepts: ignored, it is inferred.
-        max_objects: largest K considered.
-        count_draws: fresh draws that judge; with a `confidence` they are drawn in rounds until the count is so sure, up
-            to four times as many. count_range: their timesteps (nearly clean images say little about the number).
-        image_numbers: as in `infer_pursuit`. settings: of `PursuitSettings`.
+        settings, image_numbers, batch_size: as in `infer_pursuit`.
 
     Returns:
-        Inferred; confidence (B,) that K is right; `extra["records"]`: the error of every K; `extra["errors"]`: on every
-        draw, (N, K_max) per image.
+        Inferred; confidence (B,) that K is right; `count_errors`, the error of every K on every fresh draw.
 
     Raises:
-        UserError: no object allowed. FloatingPointError: a prediction is not finite.
+        FloatingPointError: a prediction is not finite.
     """
-    if max_objects < 1:
-        raise UserError(f"--max_objects {max_objects}: must be at least 1")
-    pursuit = Pursuit(denoiser, posterior, PursuitSettings(**settings), image_numbers)
-    conds, judged = [], []
-    for image, generator in enumerate(image_generators(pursuit.settings.seed, pursuit.numbers, stream=5)):
-        sets = [positions for positions, _ in pursuit.best_sets(image, max_objects)]
+    pursuit = Pursuit(denoiser, posterior, settings or PursuitSettings(), image_numbers, batch_size)
+    s, conds, judged = pursuit.settings, [], []
+    for image, generator in enumerate(image_generators(s.seed, pursuit.numbers, stream=5)):
+        sets = [positions for positions, _ in pursuit.best_sets(image, s.max_objects)]
         judgement = judge(
             denoiser,
             posterior[image : image + 1],
             sets,
             pursuit.candidates,
-            penalty=pursuit.settings.penalty,
-            num_draws=count_draws,
-            t_range=count_range,
-            confidence=confidence,
-            scale=pursuit.settings.count_scale,
+            penalty=s.count_penalty,
+            num_draws=s.count_draws,
+            t_range=s.count_range,
+            confidence=s.confidence,
+            scale=s.count_scale,
             generator=generator,
-            batch_size=pursuit.settings.batch_size,
+            batch_size=batch_size,
         )
         conds.append(sets[judgement.best])
         judged.append(judgement)
         pursuit.forward[image] += judgement.forward
     found = pursuit.finish(conds, [float(judgement.gains[judgement.best]) for judgement in judged])
     found.confidence = torch.tensor([judgement.confidence for judgement in judged])
-    found.extra["errors"] = [judgement.errors for judgement in judged]
-    found.extra["records"] |= {
-        "error_by_count": [judgement.errors.mean(0).tolist() for judgement in judged],
-        "standard_error_by_count": [standard_error(judgement.errors).tolist() for judgement in judged],
-        "count_draws": [len(judgement.errors) for judgement in judged],
-    }
+    found.count_errors = [judgement.errors for judgement in judged]
     return found
 
 
@@ -153,11 +140,6 @@ def confidence_of_choice(costs: torch.Tensor, best: int, scale: float = 1.0) -> 
     return float((1 - torch.special.ndtr(-z[others]).sum()).clamp(0, 1))
 
 
-def standard_error(values: torch.Tensor) -> torch.Tensor:
-    """Of the mean over draws: (N, S) -> (S,)."""
-    return values.std(0) / len(values) ** 0.5
-
-
 def fit_penalty(errors: list[torch.Tensor], counts: list[int]) -> tuple[float, float]:
     """The penalty per object under which most counts are right, and their share.
 
@@ -192,3 +174,37 @@ def fit_count_scale(errors: list[torch.Tensor], counts: list[int], penalty: floa
         return torch.tensor([confidence_of_choice(own, b, scale) for own, b in zip(costs, best, strict=True)])
 
     return most_likely_scale(confidences, right)
+
+
+@register
+class PursuitMethod(DenoiserMethod):
+    """Positions from error matrices; their number given, or sought too."""
+
+    name, task, run, shipped = "pursuit", "positions", "clevr", "clevr-mini"
+    about = "pursuit: candidates priced by one error matrix, then refined"
+    paper = "the paper's own: --config configs/paper/clevr_gradient.yaml"
+    settings_class = PursuitSettings
+
+    @classmethod
+    def seeks_count(cls, settings: PursuitSettings) -> bool:
+        """Whether the number of objects is sought."""
+        return settings.count == "infer"
+
+    @classmethod
+    def variant(cls, settings: PursuitSettings) -> str:
+        """Results with a count that was sought have a folder of their own."""
+        return "-count" if settings.count == "infer" else ""
+
+    def infer(
+        self,
+        posterior: Posterior,
+        num_concepts: torch.Tensor | None,
+        *,
+        image_numbers: list[int] | None,
+        batch_size: int,
+    ) -> Inferred:
+        """Positions; see `infer_pursuit` and `infer_count`."""
+        batching = {"image_numbers": image_numbers, "batch_size": batch_size}
+        if self.seeks_count(self.settings):
+            return infer_count(self.model, posterior, self.settings, **batching)
+        return infer_pursuit(self.model, posterior, check_counts(num_concepts), self.settings, **batching)

@@ -2,6 +2,8 @@
 
 import itertools
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -9,6 +11,7 @@ from igm import UserError
 from igm.error_matrix import ErrorMatrix, subset_weights
 from igm.inference.draws import draw_for_images, image_generators
 from igm.inference.pricing import confidence_of, price_draws
+from igm.inference.settings import DiscreteSettings
 from igm.inference.types import Inferred, Posterior
 from igm.models.denoiser import Denoiser
 
@@ -169,31 +172,25 @@ def infer_discrete(
     posterior: Posterior,
     candidates: torch.Tensor,
     space: Space,
+    settings: DiscreteSettings | None = None,
     *,
     labels: torch.Tensor | None = None,
-    num_draws: int = 1000,
-    draws_per_round: int = 50,
-    confidence: float | None = None,
-    t_range: tuple[int, int] = (0, 1000),
     batch_size: int = 1024,
-    seed: int = 0,
     image_numbers: list[int] | None = None,
 ) -> Inferred:
     """Find the composition with the lowest denoising error out of all that a space allows.
 
     M network rows per draw price every composition exactly (design identity 5), where the published code evaluates each
-    composition by itself.
+    composition by itself. Where the settings name a confidence, an image stops after a round of draws when its best
+    composition is so sure (`confidence_of`), and candidates far behind leave its dictionary.
 
     Args:
         candidates: (M, D), or (M, L, D) for text. space: what may stand together.
         labels: (M, D'), what stands for each candidate in the result; default the candidates.
-        num_draws: N noise draws per image, at most.
-        confidence: None: all draws for every image. Else an image stops after a round of `draws_per_round` when its best
-            composition is so sure (`confidence_of`), and candidates far behind leave its dictionary.
         batch_size: most rows in the network at once.
 
     Returns:
-        Inferred; conds (B, K, D') padded with zeros, `extra["chosen"]` the numbers of the candidates, `extra["draws"]`.
+        Inferred; conds (B, K, D') padded with zeros, the numbers of the candidates chosen, and the draws.
 
     Raises:
         FloatingPointError: a prediction is not finite.
@@ -201,6 +198,7 @@ def infer_discrete(
     """
     if space.num_candidates != len(candidates):
         raise ValueError(f"{len(candidates)} candidates, the space is for {space.num_candidates}")
+    s = (settings or DiscreteSettings()).for_facts(denoiser.facts)
     numbers = image_numbers or list(range(len(posterior)))
     labels = candidates if labels is None else labels
     candidates = candidates.to(posterior.mean.device)
@@ -210,32 +208,51 @@ def infer_discrete(
             posterior[i : i + 1],
             candidates,
             space,
-            rounds=rounds(num_draws, draws_per_round if confidence else num_draws),
-            confidence=confidence,
-            t_range=t_range,
+            rounds=rounds(s),
+            confidence=s.stops_at,
+            t_range=s.range_of(denoiser.num_timesteps),
             batch_size=batch_size,
-            generator=image_generators(seed, [number], stream=4)[0],
+            generator=image_generators(s.seed, [number], stream=4)[0],
         )
         for i, number in enumerate(numbers)
     ]
-    most = max(len(one["chosen"]) for one in found)
-    conds = torch.zeros(len(found), most, *labels.shape[1:])
-    for row, one in zip(conds, found, strict=True):
-        row[: len(one["chosen"])] = labels[one["chosen"]]
+    chosen = [one.chosen for one in found]
     return Inferred(
-        conds=conds,
-        num_concepts=torch.tensor([len(one["chosen"]) for one in found]),
-        error=torch.tensor([one["error"] for one in found]),
-        forward=torch.tensor([one["forward"] for one in found]),
+        conds=stack_chosen(labels, chosen),
+        num_concepts=torch.tensor([len(own) for own in chosen]),
+        error=torch.tensor([one.error for one in found]),
+        forward=torch.tensor([one.forward for one in found]),
         backward=torch.zeros(len(found), dtype=torch.long),
-        confidence=torch.tensor([one["confidence"] for one in found]),
-        extra={"chosen": [one["chosen"] for one in found], "draws": [one["draws"] for one in found]},
+        confidence=torch.tensor([one.confidence for one in found]),
+        chosen=chosen,
+        num_draws=[one.num_draws for one in found],
     )
 
 
-def rounds(num_draws: int, per_round: int) -> list[int]:
-    """Draws of each round; together `num_draws`."""
-    return [min(per_round, num_draws - done) for done in range(0, num_draws, per_round)]
+def stack_chosen(labels: torch.Tensor, chosen: Sequence[Sequence[int]]) -> torch.Tensor:
+    """Rows of labels (M, ...) by their numbers, images padded with zeros to one length: (B, K, ...)."""
+    conds = torch.zeros(len(chosen), max(map(len, chosen)), *labels.shape[1:])
+    for row, own in zip(conds, chosen, strict=True):
+        row[: len(own)] = labels[list(own)]
+    return conds
+
+
+def rounds(settings: DiscreteSettings) -> list[int]:
+    """Draws of each round; a single round where no confidence ends an image early."""
+    total = settings.num_draws
+    size = total if settings.stops_at is None else settings.draws_per_round
+    return [min(size, total - done) for done in range(0, total, size)]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What was decided of one image: numbers of the candidates, error, confidence, network rows, draws."""
+
+    chosen: list[int]
+    error: float
+    confidence: float
+    forward: int
+    num_draws: int
 
 
 def infer_one(
@@ -249,8 +266,8 @@ def infer_one(
     t_range: tuple[int, int],
     batch_size: int,
     generator: torch.Generator,
-) -> dict:
-    """Rounds of draws for one image until it is decided: chosen, error, confidence, forward rows, draws."""
+) -> Decision:
+    """Rounds of draws for one image until it is decided."""
     matrix = ErrorMatrix(1, len(candidates), posterior.mean.device, keep_draws=True)
     active, forward = list(range(len(candidates))), 0
     for done, number in enumerate(rounds, start=1):
@@ -267,13 +284,8 @@ def infer_one(
             best, active = [kept.index(member) for member in best], [active[member] for member in kept]
             space = space.restrict(kept)
             matrix.restrict(kept)
-    return {
-        "chosen": [active[member] for member in best],
-        "error": float(matrix.A[0][best][:, best].mean()),
-        "confidence": sure,
-        "forward": forward,
-        "draws": int(matrix.count[0]),
-    }
+    chosen, error = [active[member] for member in best], float(matrix.A[0][best][:, best].mean())
+    return Decision(chosen, error, sure, forward, int(matrix.count[0]))
 
 
 def plausible(matrix: ErrorMatrix, space: Space, best: list[int]) -> list[int]:

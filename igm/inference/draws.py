@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from igm.inference.types import Posterior
-from igm.objective import draw_noise
+from igm.objective import OFFSET_NOISE_STRENGTH, draw_noise, offset_noise
 
 
 @dataclass
@@ -48,3 +48,9 @@ def draw_for_images(
     x_0 = mean[:, None] + std[:, None] * torch.stack(posterior_eps).to(mean)  # (B, N, C, H, W)
     t = torch.stack([noise.t for noise in noises]).to(mean.device)  # (B, N)
     return Draws(x_0, t, torch.stack([noise.eps for noise in noises]).to(mean))
+
+
+def with_offset_noise(draws: Draws, generators: list[torch.Generator]) -> Draws:
+    """The same draws with one normal number per channel added to the noise of each, as the published option."""
+    more = [offset_noise(eps.cpu(), OFFSET_NOISE_STRENGTH, g) for eps, g in zip(draws.eps, generators, strict=True)]
+    return Draws(draws.x_0, draws.t, torch.stack(more).to(draws.eps))

@@ -1,9 +1,16 @@
 """The paper's method: gradient descent on the concepts through the frozen network."""
 
+from pathlib import Path
+from typing import Any
+
 import torch
+from PIL import Image
 
 from igm.composition import compose
-from igm.inference.draws import draw_for_images, image_generators
+from igm.figures.animation import convergence_gif
+from igm.inference.draws import draw_for_images, image_generators, with_offset_noise
+from igm.inference.method import DenoiserMethod, check_counts, encode_images, register
+from igm.inference.settings import GradientSettings
 from igm.inference.types import Inferred, Posterior
 from igm.models.denoiser import Denoiser
 
@@ -16,14 +23,9 @@ def infer_gradient(
     denoiser: Denoiser,
     posterior: Posterior,
     num_concepts: torch.Tensor,
+    settings: GradientSettings | None = None,
     *,
-    num_steps: int = 2000,
-    learning_rate: float = 4e-3,
-    t_range: tuple[int, int] = (0, 500),
-    num_inits: int = 1,
-    num_draws: int = 64,
     batch_size: int = 256,
-    seed: int = 0,
     image_numbers: list[int] | None = None,
     record_every: int = 0,
 ) -> Inferred:
@@ -32,27 +34,27 @@ def infer_gradient(
     Minimises E_{t, eps} || y - (1/K) sum_k f(x_t, t | c_k) ||^2 over the c_k with Adam, the network frozen. Every start of
     every image descends in one batch; the starts of an image share its draws, one (t, eps) per step. No unconditional
     pass (it cancels), no encoding per step, no weight decay on the positions. The start with the lowest error on
-    `num_draws` fresh draws, shared by all starts, wins.
+    `num_draws` fresh draws, shared by all starts, wins. Starts are N(0.5, 0.13^2) in each coordinate.
 
     Args:
         denoiser: in eval mode; read, never updated.
         posterior: B images.
         num_concepts: (B,), K of each image.
-        t_range: timesteps are drawn uniformly from [low, high).
-        num_inits: R independent starts per image, N(0.5, 0.13^2) in each coordinate.
         batch_size: most pairs (start, concept) in the network at once; bounds the memory.
-        seed, image_numbers: an image's randomness depends on the seed and its own number only.
+        image_numbers: an image's randomness depends on the seed and its own number only.
         record_every: keep the positions of every so many steps in `trajectory`; 0 keeps none.
 
     Returns:
-        Inferred; `extra["errors"]` (B, R) holds the error of every start.
+        Inferred, with the error of every start.
 
     Raises:
         FloatingPointError: a prediction is not finite.
     """
+    s = settings or GradientSettings()
     numbers = image_numbers or list(range(len(posterior)))
-    b, r, device = len(posterior), num_inits, posterior.mean.device
-    conds = first_positions(num_concepts, r, denoiser.cond_size, image_generators(seed, numbers, stream=0)).to(device)
+    b, r, device = len(posterior), s.num_inits, posterior.mean.device
+    conds = first_positions(num_concepts, r, denoiser.cond_size, image_generators(s.seed, numbers, stream=0))
+    conds = conds.to(device)
     real = torch.arange(conds.shape[2], device=device) < num_concepts.to(device)[:, None, None]  # (B, 1, K)
     pairs = Pairs(real.expand(conds.shape[:3]))
     trajectory = descend(
@@ -60,24 +62,24 @@ def infer_gradient(
         posterior,
         conds,
         pairs,
-        num_steps=num_steps,
-        learning_rate=learning_rate,
-        t_range=t_range,
+        s,
         batch_size=batch_size,
-        generators=image_generators(seed, numbers, stream=1),
+        generators=image_generators(s.seed, numbers, stream=1),
         record_every=record_every,
     )
-    errors = score_starts(denoiser, posterior, conds, pairs, t_range, num_draws, batch_size, seed, numbers)  # (B, R)
+    fresh = image_generators(s.seed, numbers, stream=2)
+    errors = score_starts(denoiser, posterior, conds, pairs, s, batch_size, fresh)  # (B, R)
     best = errors.argmin(1)  # (B,)
     rows = num_concepts.to(device) * r
     return Inferred(
         conds=conds[torch.arange(b, device=device), best],
         num_concepts=num_concepts,
         error=errors.gather(1, best[:, None])[:, 0],
-        forward=rows * (num_steps + num_draws),
-        backward=rows * num_steps,
+        forward=rows * (s.num_steps + s.num_draws),
+        backward=rows * s.num_steps,
         trajectory=torch.stack(trajectory) if trajectory else None,
-        extra={"errors": errors, "best": best},
+        start_errors=errors,
+        best_start=best,
     )
 
 
@@ -98,22 +100,26 @@ def descend(
     posterior: Posterior,
     conds: torch.Tensor,
     pairs: "Pairs",
+    settings: GradientSettings,
     *,
-    num_steps: int,
-    learning_rate: float,
-    t_range: tuple[int, int],
     batch_size: int,
     generators: list[torch.Generator],
     record_every: int,
 ) -> list[torch.Tensor]:
     """Adam on conds (B, R, K, D), in place, one draw per image and step; returns the recorded positions."""
-    optimizer = torch.optim.AdamW([conds], lr=learning_rate, weight_decay=0.0)  # elementwise: rows never mix
+    s = settings
+    optimizer = torch.optim.AdamW(  # elementwise: rows never mix
+        [conds], s.learning_rate, (s.adam_beta1, s.adam_beta2), s.adam_epsilon, s.adam_weight_decay
+    )
+    t_range = s.range_of(denoiser.num_timesteps)
     trajectory = [conds.to("cpu", copy=True)] if record_every else []
-    for step in range(num_steps):
+    for step in range(s.num_steps):
         now = step % STEPS_PER_DRAW
         if now == 0:
-            steps = min(STEPS_PER_DRAW, num_steps - step)
+            steps = min(STEPS_PER_DRAW, s.num_steps - step)
             draws = draw_for_images(posterior, steps, t_range, generators, stratified=False)
+            if s.offset_noise:
+                draws = with_offset_noise(draws, generators)
         _, gradient = composition_gradient(
             denoiser, draws.x_0[:, now], draws.t[:, now], draws.eps[:, now], conds, pairs, batch_size
         )
@@ -211,14 +217,13 @@ def score_starts(
     posterior: Posterior,
     conds: torch.Tensor,
     pairs: Pairs,
-    t_range: tuple[int, int],
-    num_draws: int,
+    settings: GradientSettings,
     batch_size: int,
-    seed: int,
-    numbers: list[int],
+    generators: list[torch.Generator],
 ) -> torch.Tensor:
     """Denoising error (B, R) of every start on `num_draws` fresh stratified draws that an image's starts share."""
-    draws = draw_for_images(posterior, num_draws, t_range, image_generators(seed, numbers, stream=2), stratified=True)
+    num_draws, t_range = settings.num_draws, settings.range_of(denoiser.num_timesteps)
+    draws = draw_for_images(posterior, num_draws, t_range, generators, stratified=True)
     total = torch.zeros(conds.shape[:2], device=conds.device)
     for n in range(num_draws):
         errors, _ = composition_gradient(
@@ -232,3 +237,55 @@ def clip_norm(gradient: torch.Tensor, limit: float) -> torch.Tensor:
     """Scale each start's gradient (B, R, K, D) down to a norm of at most `limit`, as if it ran alone."""
     norm = gradient.flatten(2).norm(dim=2)[:, :, None, None]
     return gradient * (limit / (norm + 1e-6)).clamp(max=1)
+
+
+@register
+class Gradient(DenoiserMethod):
+    """The paper's method."""
+
+    name, task, run, shipped = "gradient", "positions", "clevr", "clevr-mini"
+    about = "gradient descent on the positions, as the paper; starts descend together and the best is taken"
+    settings_class = GradientSettings
+
+    @classmethod
+    def seeks_count(cls, settings: GradientSettings) -> bool:
+        """It needs the number of objects."""
+        return False
+
+    def infer(
+        self,
+        posterior: Posterior,
+        num_concepts: torch.Tensor | None,
+        *,
+        image_numbers: list[int] | None,
+        batch_size: int,
+        record_every: int = 0,
+    ) -> Inferred:
+        """Positions of known numbers of objects; see `infer_gradient`."""
+        return infer_gradient(
+            self.model,
+            posterior,
+            check_counts(num_concepts),
+            self.settings,
+            batch_size=batch_size,
+            image_numbers=image_numbers,
+            record_every=record_every,
+        )
+
+    def illustrate(self, dataset: Any, group: str, folder: Path) -> list[Path]:
+        """An animation of the descent for each of the first `animate` images."""
+        return [
+            self.animate(dataset, number, folder / f"animation_{group}_{number}.gif")
+            for number in range(min(self.settings.animate, len(dataset)))
+        ]
+
+    def animate(self, dataset: Any, number: int, path: Path) -> Path:
+        """Write an animation of one image's positions converging."""
+        item = dataset[number]
+        posterior = encode_images(self.model, item["pixel_values"][None])
+        count = item["mask"].sum().long()[None]
+        found = self.infer(posterior, count, image_numbers=[number], batch_size=1024, record_every=20)
+        true = item["conds"][item["mask"] > 0]
+        picture = Image.open(dataset.path_of(number)).convert("RGB")
+        convergence_gif(picture, found.trajectory[:, 0].numpy(), true.numpy(), path, best=int(found.best_start[0]))
+        return path

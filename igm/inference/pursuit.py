@@ -1,60 +1,17 @@
 """Pursuit: a dictionary of positions priced by one error matrix, greedy addition and swaps, then a short refinement."""
 
-from dataclasses import dataclass
-
 import torch
 
 from igm import UserError
 from igm.error_matrix import ErrorMatrix
-from igm.facts import Facts
 from igm.inference.confidence import add_confidence, assess_objects
 from igm.inference.draws import Draws, draw_for_images, image_generators
 from igm.inference.gradient import Pairs, clip_norm, composition_gradient
 from igm.inference.pricing import base_members, price_candidates, price_draws
 from igm.inference.sets import candidate_grid, choose_sets, divide_cells, may_stand_together
+from igm.inference.settings import PursuitSettings
 from igm.inference.types import Inferred, Posterior
 from igm.models.denoiser import Denoiser
-
-
-@dataclass(frozen=True)
-class PursuitSettings:
-    """Settings of `infer_pursuit` and `infer_count`.
-
-    Args:
-        num_candidates: M, about; num_draws: N noise draws, stratified over `t_range`; N M network rows per image on the
-            grid, and about as many around the cells that it chooses.
-        min_separation: candidates nearer than this exclude each other (objects are never nearer in training data).
-        bounds: left, top, right, bottom of the positions in training data; None: the whole image.
-        num_steps: refinement steps on the same N draws; learning_rate: theirs, falling to a tenth.
-        penalty, confidence_draws, confidence_scale: see `igm.inference.confidence`. count_scale: see
-            `igm.inference.counting.confidence_of_choice`.
-        batch_size: most pairs in the network at once; bounds the memory.
-    """
-
-    num_candidates: int = 256
-    num_draws: int = 16
-    t_range: tuple[int, int] = (0, 500)
-    min_separation: float = 0.05
-    bounds: list[float] | None = None
-    num_steps: int = 15
-    learning_rate: float = 4e-3
-    penalty: float = 0.0
-    confidence_draws: int = 16
-    confidence_scale: float = 1.0
-    count_scale: float = 1.0
-    batch_size: int = 1024
-    seed: int = 0
-
-
-def settings_of(facts: Facts) -> dict:
-    """Settings of `infer_pursuit` and `infer_count` that were measured on a checkpoint's training data (its igm.json)."""
-    return {
-        "min_separation": facts.min_separation or 0.05,
-        "bounds": facts.bounds,
-        "penalty": facts.count_penalty or 0.0,
-        "confidence_scale": facts.confidence_scale or 1.0,
-        "count_scale": facts.count_scale or 1.0,
-    }
 
 
 def refine(
@@ -104,7 +61,7 @@ def refine(
         error=errors.view(b, n).mean(1),
         forward=rows * (num_steps + 1),
         backward=rows * num_steps,
-        extra={"gain": gain},
+        gain=gain,
     )
 
 
@@ -125,15 +82,22 @@ class Pursuit:
     """
 
     def __init__(
-        self, denoiser: Denoiser, posterior: Posterior, settings: PursuitSettings, image_numbers: list[int] | None
+        self,
+        denoiser: Denoiser,
+        posterior: Posterior,
+        settings: PursuitSettings,
+        image_numbers: list[int] | None = None,
+        batch_size: int = 1024,
     ):
-        s = self.settings = settings
-        self.denoiser, self.posterior = denoiser, posterior
+        s = self.settings = settings.for_facts(denoiser.facts)
+        self.denoiser, self.posterior, self.batch_size = denoiser, posterior, batch_size
         self.numbers = image_numbers or list(range(len(posterior)))
         self.candidates = candidate_grid(s.num_candidates, s.bounds)  # (M, 2)
         generators = image_generators(s.seed, self.numbers, stream=3)
-        self.draws = draw_for_images(posterior, s.num_draws, s.t_range, generators, stratified=True)
-        self.matrix, self.base = price_candidates(denoiser, posterior, self.candidates, self.draws, s.batch_size)
+        self.draws = draw_for_images(
+            posterior, s.num_draws, s.range_of(denoiser.num_timesteps), generators, stratified=True
+        )
+        self.matrix, self.base = price_candidates(denoiser, posterior, self.candidates, self.draws, batch_size)
         self.forward = torch.full((len(posterior),), len(self.candidates) * s.num_draws)  # (B,), network rows so far
 
     def best_sets(self, image: int, num_concepts: int) -> list[tuple[torch.Tensor, float]]:
@@ -151,7 +115,7 @@ class Pursuit:
         fine = divide_cells(grid, sorted({member for choice in coarse for member in choice.members}))
         dictionary = torch.cat([fine, grid[base]]).to(draws.x_0)
         matrix = ErrorMatrix(1, len(dictionary), draws.x_0.device)
-        price_draws(self.denoiser, matrix, 0, draws, dictionary, self.settings.batch_size)
+        price_draws(self.denoiser, matrix, 0, draws, dictionary, self.batch_size)
         self.forward[image] += len(draws.t) * len(dictionary)
         rest = torch.arange(len(fine), len(dictionary))
         finer = choose_sets(matrix.A[0].cpu(), len(coarse), may_stand_together(fine, separation), rest)
@@ -174,7 +138,7 @@ class Pursuit:
             min_separation=s.min_separation,
             num_steps=s.num_steps,
             learning_rate=s.learning_rate,
-            batch_size=s.batch_size,
+            batch_size=self.batch_size,
         )
         found.forward += self.forward.to(found.forward)
         contributions = assess_objects(
@@ -183,12 +147,12 @@ class Pursuit:
             found,
             self.candidates,
             num_draws=s.confidence_draws,
-            t_range=s.t_range,
+            t_range=s.range_of(self.denoiser.num_timesteps),
             seed=s.seed,
             numbers=self.numbers,
-            batch_size=s.batch_size,
+            batch_size=self.batch_size,
         )
-        add_confidence(found, contributions, s.penalty, s.confidence_scale)
+        add_confidence(found, contributions, s.count_penalty, s.confidence_scale)
         return found
 
 
@@ -196,24 +160,27 @@ def infer_pursuit(
     denoiser: Denoiser,
     posterior: Posterior,
     num_concepts: torch.Tensor,
+    settings: PursuitSettings | None = None,
     *,
     image_numbers: list[int] | None = None,
-    **settings,
+    batch_size: int = 1024,
 ) -> Inferred:
     """Infer positions from error matrices over candidates, then leave the grid by a short gradient descent.
 
     Args:
         denoiser: in eval mode. posterior: B images. num_concepts: (B,), K of each image.
-        image_numbers: seed an image's draws, so that they do not depend on the batch. settings: of `PursuitSettings`.
+        settings: what is None there comes from the checkpoint's facts.
+        image_numbers: seed an image's draws, so that they do not depend on the batch.
+        batch_size: most pairs in the network at once; bounds the memory.
 
     Returns:
-        Inferred; confidence (B,) that every object is right, `extra["records"]["object_confidence"]` that each is.
+        Inferred; the confidence is that every object is right.
 
     Raises:
         UserError: more objects than candidates that may stand together.
         FloatingPointError: a prediction is not finite.
     """
-    pursuit = Pursuit(denoiser, posterior, PursuitSettings(**settings), image_numbers)
+    pursuit = Pursuit(denoiser, posterior, settings or PursuitSettings(), image_numbers, batch_size)
     best = []
     for image, k in enumerate(num_concepts.tolist()):
         sets = pursuit.best_sets(image, k)

@@ -1,6 +1,6 @@
 """What inference takes and gives: `Posterior`, `Inferred`."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
@@ -24,11 +24,19 @@ class Posterior:
 
 @dataclass
 class Inferred:
-    """What was found for a batch of images.
+    """What was found for a batch of images; a method leaves None what it does not know.
 
-    conds (B, K, D), padded beyond an image's own number; num_concepts (B,); error (B,), the denoising error of the
-    result on draws that every alternative shared; forward, backward (B,): network rows evaluated, one row being one
-    concept under one draw; confidence (B,) or None; trajectory (T, B, R, K, D) if recorded.
+    Attributes:
+        conds: (B, K, D), padded beyond an image's own number. num_concepts: (B,).
+        error: (B,), the denoising error of the result on draws that every alternative shared.
+        forward, backward: (B,) network rows evaluated, one row being one concept under one draw.
+        confidence: (B,) that the whole answer is right. object_confidence: of each image, (K_i,) that each concept is.
+        contributions: of each image, (N, K_i), by how much the error rises on each draw without each concept.
+        gain: (B,) of the composition. chosen: of each image, the numbers of the candidates chosen.
+        num_draws: of each image, the draws it took.
+        count_errors: of each image, (N, K_max), the error of the best set of every size on each fresh draw.
+        start_errors: (B, R), the error of every start. best_start: (B,), the number of the best.
+        trajectory: (T, B, R, K, D), where the steps were recorded.
     """
 
     conds: torch.Tensor
@@ -37,5 +45,12 @@ class Inferred:
     forward: torch.Tensor
     backward: torch.Tensor
     confidence: torch.Tensor | None = None
+    object_confidence: list[torch.Tensor] | None = None
+    contributions: list[torch.Tensor] | None = None
+    gain: torch.Tensor | None = None
+    chosen: list[list[int]] | None = None
+    num_draws: list[int] | None = None
+    count_errors: list[torch.Tensor] | None = None
+    start_errors: torch.Tensor | None = None
+    best_start: torch.Tensor | None = None
     trajectory: torch.Tensor | None = None
-    extra: dict = field(default_factory=dict)

@@ -1,0 +1,50 @@
+"""When an object counts, and how sure that is: measured on training scenes."""
+
+import dataclasses
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from igm.calibration.settings import CalibrationSettings
+from igm.facts import Facts
+from igm.inference.confidence import fit_scale
+from igm.inference.counting import fit_count_scale, fit_penalty, infer_count
+from igm.inference.method import encode_images
+from igm.inference.pursuit import infer_pursuit
+from igm.inference.settings import PursuitSettings
+from igm.matching import HEADLINE_RADIUS, match_points
+from igm.models.denoiser import Denoiser
+
+
+def measure_positions(denoiser: Denoiser, dataset: Any, settings: CalibrationSettings) -> Facts:
+    """Infer positions and numbers; fit the penalty of a count and the scales of the confidences."""
+    s = PursuitSettings(seed=settings.seed, max_objects=settings.max_objects)
+    counting = dataclasses.replace(s, num_steps=0, confidence_draws=2)
+    errors, counts, contributions, right = [], [], [], []
+    for i in tqdm(range(len(dataset)), unit="image"):
+        item, batching = dataset[i], {"image_numbers": [i], "batch_size": settings.batch_size}
+        true = item["conds"][item["mask"] > 0]
+        posterior = encode_images(denoiser, item["pixel_values"][None])
+        counted = infer_count(denoiser, posterior, counting, **batching)
+        known = infer_pursuit(denoiser, posterior, torch.tensor([len(true)]), s, **batching)
+        errors += counted.count_errors or []
+        counts.append(len(true))
+        contributions += known.contributions or []
+        right.append(found_within(known.conds[0], true))
+    penalty, share = fit_penalty([own.mean(0) for own in errors], counts)
+    print(f"{share:.0%} of {len(counts)} counts right")
+    return dataclasses.replace(
+        denoiser.facts,
+        count_penalty=penalty,
+        confidence_scale=round(fit_scale(contributions, right, penalty), 4),
+        count_scale=round(fit_count_scale(errors, counts, penalty), 4),
+    )
+
+
+def found_within(conds: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
+    """Which of the positions (K, 2) are matched within the headline radius: (K,) bool."""
+    rows, _, distances = match_points(conds.cpu().numpy(), true.numpy())
+    right = torch.zeros(len(conds), dtype=torch.bool)
+    right[rows] = torch.from_numpy(distances <= HEADLINE_RADIUS)
+    return right

@@ -1,0 +1,178 @@
+"""The contract of a method: images in, what they show out. Paper's method, pursuit and baselines are all of this kind."""
+
+import contextlib
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from igm import UserError
+from igm.inference.loading import DenoiserLoading
+from igm.inference.settings import InferenceSettings
+from igm.inference.types import Inferred, Posterior
+from igm.models.denoiser import Denoiser, check_resolution
+from igm.settings import Settings
+
+_registered: list[type["Method"]] = []
+
+
+class Method(ABC):
+    """How the concepts of images are inferred.
+
+    Attributes:
+        name: of `--method`. task: name of the task whose concepts it infers. about: one line for the first line of a
+            run. paper: how to get the paper's own method, where this is another.
+        learner: what its checkpoints were trained as. run: folder of their training under --output_dir.
+        shipped: name of the model that comes with the package, where there is one.
+        settings_class, loading_class: what it, and the loading of its model, can be told.
+
+    Args:
+        model: as `load` gives it. settings: of `settings_class`. names: of what a concept can be, where it has names.
+        precision: of the network's arithmetic: no, fp16 or bf16.
+    """
+
+    name: ClassVar[str]
+    task: ClassVar[str]
+    about: ClassVar[str]
+    paper: ClassVar[str] = ""
+    learner: ClassVar[str] = "compositional"
+    run: ClassVar[str]
+    shipped: ClassVar[str | None] = None
+    settings_class: ClassVar[type[InferenceSettings]]
+    loading_class: ClassVar[type[Settings]] = DenoiserLoading
+
+    def __init__(self, model: Any, settings: Any, names: Sequence[str] = (), precision: str = "no"):
+        self.model, self.names, self.precision = model, tuple(names), precision
+        self.settings = settings.for_facts(model.facts)
+
+    @classmethod
+    def check(cls, settings: Any, names: Sequence[str]) -> None:
+        """Raise UserError where settings and names do not fit, before a model is loaded."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, checkpoint: str | Path, loading: Any, device: torch.device, precision: str) -> Any:
+        """The model of a checkpoint, on its device, with `facts`, `resolution`, `cond_size` and `device`.
+
+        Raises:
+            ModelError: not found, or not usable.
+        """
+
+    @classmethod
+    def seeks_count(cls, settings: Any) -> bool:
+        """Whether it finds the number of concepts itself, so that nobody has to give it."""
+        return True
+
+    @classmethod
+    def variant(cls, settings: Any) -> str:
+        """What follows the method's name in the name of a results folder."""
+        return ""
+
+    @property
+    def rows_at_once(self) -> int:
+        """How many network rows it takes at once where nobody says."""
+        return 1024
+
+    def check_resolution(self, resolution: int) -> None:
+        """Raise ModelError where the model cannot take images of this side."""
+
+    @abstractmethod
+    def __call__(
+        self,
+        images: torch.Tensor,
+        num_concepts: torch.Tensor | None = None,
+        *,
+        image_numbers: list[int] | None = None,
+        batch_size: int = 1024,
+    ) -> Inferred:
+        """Infer images (B, 3, R, R) in [-1, 1].
+
+        Args:
+            num_concepts: (B,), where known. image_numbers: seed an image's draws, so that batches do not matter.
+            batch_size: most network rows at once.
+        """
+
+    def illustrate(self, dataset: Any, group: str, folder: Path) -> list[Path]:
+        """Draw what only this method can show of a dataset's images; return the files."""
+        return []
+
+
+class DenoiserMethod(Method):
+    """A method that asks a Denoiser: images are encoded once, then `infer` sees their posterior."""
+
+    model: Denoiser
+
+    @classmethod
+    def load(cls, checkpoint: str | Path, loading: DenoiserLoading, device: torch.device, precision: str) -> Denoiser:
+        """The denoiser of a checkpoint, which keeps its own configs."""
+        return loading.load(checkpoint).to(device)
+
+    def check_resolution(self, resolution: int) -> None:
+        """Raise ModelError where the network cannot take images of this side."""
+        check_resolution(self.model.network.config, self.model.codec, resolution)
+
+    def __call__(
+        self,
+        images: torch.Tensor,
+        num_concepts: torch.Tensor | None = None,
+        *,
+        image_numbers: list[int] | None = None,
+        batch_size: int = 1024,
+    ) -> Inferred:
+        """Infer images (B, 3, R, R); see `Method`."""
+        posterior = encode_images(self.model, images)
+        with autocast(self.model.device, self.precision):
+            return self.infer(posterior, num_concepts, image_numbers=image_numbers, batch_size=batch_size)
+
+    @abstractmethod
+    def infer(
+        self,
+        posterior: Posterior,
+        num_concepts: torch.Tensor | None,
+        *,
+        image_numbers: list[int] | None,
+        batch_size: int,
+    ) -> Inferred:
+        """Infer the concepts of B images from their posterior."""
+
+
+@torch.no_grad()
+def encode_images(denoiser: Denoiser, images: torch.Tensor) -> Posterior:
+    """The posterior of images (B, 3, R, R), on the denoiser's device."""
+    return Posterior(*denoiser.codec.posterior(images.to(denoiser.device)))
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
+    """Half-precision arithmetic of the network on request; sums over draws stay in float32."""
+    if precision == "no":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, {"fp16": torch.float16, "bf16": torch.bfloat16}[precision])
+
+
+def register(method: type[Method]) -> type[Method]:
+    """Make a method known by its name to the commands of its task; a class decorator."""
+    _registered.append(method)
+    return method
+
+
+def methods_of(task: str) -> dict[str, type[Method]]:
+    """The methods of a task by name; a new file under `igm.inference` or `igm.baselines` is found by itself."""
+    for name in ("igm.inference", "igm.baselines"):
+        for module in pkgutil.iter_modules(importlib.import_module(name).__path__):
+            importlib.import_module(f"{name}.{module.name}")
+    return {method.name: method for method in _registered if method.task == task}
+
+
+def check_counts(num_concepts: torch.Tensor | None) -> torch.Tensor:
+    """The known numbers of concepts (B,).
+
+    Raises:
+        UserError: nobody gave them.
+    """
+    if num_concepts is None:
+        raise UserError("nobody knows the number of objects; give --num_objects K, or --count infer")
+    return num_concepts

@@ -1,0 +1,116 @@
+"""Statistics of results: intervals, reliability of confidences, confusion of counts; B is the number of images."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.special import ndtri
+
+# Resamples are drawn in blocks of at most this many indices, to bound the memory for large test sets.
+_BLOCK_SIZE = 2_000_000
+
+
+def bootstrap_interval(
+    numerators: ArrayLike, denominators: ArrayLike, num_bootstrap: int = 1000, seed: int = 0, level: float = 0.95
+) -> list[float] | None:
+    """Interval of the ratio sum(numerators) / sum(denominators) by resampling images with replacement.
+
+    The images are the units that vary independently, so both sums are taken over the same resampled images. The same
+    seed and number of images give the same resamples, whatever the statistic.
+
+    Args:
+        numerators: (B,) per-image sums, e.g. objects found or squared errors.
+        denominators: (B,) per-image counts, e.g. objects or coordinates; all ones for a mean over images.
+        num_bootstrap: number of resamples.
+        seed: seed of the resamples.
+        level: share of the resampled ratios that the interval holds.
+
+    Returns:
+        [low, high], or None where the ratio does not exist (no image, or all denominators 0).
+
+    Raises:
+        ValueError: if the arguments are not two vectors of one length.
+    """
+    numerators, denominators = np.asarray(numerators, dtype=float), np.asarray(denominators, dtype=float)
+    if numerators.ndim != 1 or numerators.shape != denominators.shape:
+        raise ValueError(f"expected two vectors of one length, got shapes {numerators.shape} and {denominators.shape}")
+    if denominators.sum() == 0:
+        return None
+    num_images = len(numerators)
+    rng = np.random.default_rng(seed)
+    block = max(1, _BLOCK_SIZE // num_images)
+    ratios = []
+    for start in range(0, num_bootstrap, block):
+        images = rng.integers(num_images, size=(min(block, num_bootstrap - start), num_images))
+        top, bottom = numerators[images].sum(axis=1), denominators[images].sum(axis=1)
+        ratios.append(top[bottom > 0] / bottom[bottom > 0])  # a resample may miss every image that counts
+    low, high = np.quantile(np.concatenate(ratios), [(1 - level) / 2, (1 + level) / 2])
+    return [float(low), float(high)]
+
+
+def count_confusion(records: Iterable[Mapping[str, Any]]) -> dict[int, dict[int, int]]:
+    """Count the images by true and predicted number of objects: {num_true: {num_pred: images}}, keys ascending."""
+    confusion: dict[int, dict[int, int]] = {}
+    for true, pred in sorted((int(r["num_true"]), int(r["num_pred"])) for r in with_truth(records)):
+        row = confusion.setdefault(true, {})
+        row[pred] = row.get(pred, 0) + 1
+    return confusion
+
+
+def reliability(
+    confidences: ArrayLike, right: ArrayLike, num_bins: int = 10, min_per_bin: int = 20
+) -> tuple[dict[str, np.ndarray], float | None]:
+    """Compare confidences with the shares that are right, in bins of about equal numbers of items.
+
+    Items of equal confidence share a bin, so that the result does not depend on the order of the items.
+
+    Args:
+        confidences: (N,) in [0, 1]. right: (N,) whether each item is right.
+        num_bins: number of bins at most. min_per_bin: with fewer items than that for each, there are fewer bins.
+
+    Returns:
+        bins: `num_items`, `confidence` (mean), `share` right, `low` and `high` (its 95 % Wilson interval, which takes
+            the items as independent), a value per bin, by rising confidence.
+        expected_calibration_error: mean over items of |confidence - share| of their bin (Guo et al., ICML 2017, there
+            with bins of equal width), or None without an item.
+
+    Raises:
+        ValueError: if the arguments are not two vectors of one length, or a confidence is not in [0, 1].
+    """
+    confidences, right = np.asarray(confidences, dtype=float), np.asarray(right, dtype=float)
+    if confidences.ndim != 1 or confidences.shape != right.shape:
+        raise ValueError(f"expected two vectors of one length, got shapes {confidences.shape} and {right.shape}")
+    if not ((confidences >= 0) & (confidences <= 1)).all():
+        raise ValueError(f"confidences must be in [0, 1], got {confidences.tolist()}")
+    order = np.argsort(confidences, kind="stable")
+    confidences, right = confidences[order], right[order]
+    num_bins = min(num_bins, max(1, len(right) // min_per_bin), len(right))
+    last = np.rint(np.arange(1, num_bins + 1) * len(right) / max(num_bins, 1)).astype(int) - 1
+    ends = np.unique(np.searchsorted(confidences, confidences[last], side="right"))
+    starts = np.concatenate([[0], ends])[:-1].astype(int)
+    sums = [np.add.reduceat(values, starts) if len(starts) else np.zeros(0) for values in (confidences, right)]
+    num_items = ends - starts
+    mean, share = (total / num_items for total in sums)
+    low, high = wilson_interval(sums[1], num_items)
+    bins = {"num_items": num_items, "confidence": mean, "share": share, "low": low, "high": high}
+    return bins, ratio(num_items * np.abs(mean - share), num_items)
+
+
+def wilson_interval(successes: ArrayLike, trials: ArrayLike, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    """Wilson's score interval of a share, elementwise: bounds in [0, 1] that hold the share even at 0 and 1."""
+    successes, trials = np.asarray(successes, dtype=float), np.asarray(trials, dtype=float)
+    z = ndtri((1 + level) / 2)
+    share = successes / trials
+    centre = (share + z**2 / (2 * trials)) / (1 + z**2 / trials)
+    half = z / (1 + z**2 / trials) * np.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))
+    return np.clip(centre - half, 0, 1), np.clip(centre + half, 0, 1)
+
+
+def with_truth(records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [record for record in records if record["conds_true"] is not None]
+
+
+def ratio(numerators: ArrayLike, denominators: ArrayLike) -> float | None:
+    total = float(np.sum(denominators))
+    return float(np.sum(numerators)) / total if total > 0 else None
