@@ -98,7 +98,8 @@ def check_config(model_class: type, config: dict, what: str, ranges: dict | None
         kind = hints.get(name)
         if kind is None or name not in defaults:
             continue
-        if not fits(value, kind) and value != defaults[name].default:
+        default = defaults[name].default
+        if not fits(value, kind) and not (value == default and type(value) is type(default)):
             expected = getattr(kind, "__name__", str(kind)) if inspect.isclass(kind) else str(kind)
             expected = expected.replace("typing.", "").replace("numpy.", "")
             raise ModelError(f"{what}: {name} is {shown(value)}, expected {expected}; mend it, or take another file")

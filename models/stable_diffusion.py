@@ -181,7 +181,7 @@ def check_index(folder: Path, there: set[str], name: str | Path) -> None:
             "name a folder with model_index.json and its parts"
         )
     for part, kinds in CLASSES.items():
-        if not isinstance(parts[part], list) or parts[part][-1] not in kinds:
+        if not (isinstance(parts[part], list) and len(parts[part]) == 2 and parts[part][1] in kinds):
             raise ModelError(f"--checkpoint {name}: its {part} is a {shown(parts[part])}, not a {kinds[0]}; {needed}")
 
 

@@ -51,7 +51,7 @@ def load_model(model_class: type[Model], folder: Path, what: str, ranges: dict |
     check_config(model_class, config, origin, ranges)
     files = find_weights(folder, what)
     shapes = read_shapes(files, what)
-    model = build(model_class, config, origin, len(shapes))
+    model = build(model_class, config, origin, 2 * len(shapes) + 100)  # some more, to say which is missing
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     check_names(wanted, {renamed(name): shape for name, shape in shapes.items()}, f"{what} {files[0]}")
     model.load_state_dict(read_tensors(files, what), assign=True)
