@@ -14,7 +14,7 @@ from torch import nn
 
 from igm.hub import find_repository
 from igm.models import ModelError
-from igm.models.configs import OF_CODECS, one_line, read_config, shown
+from igm.models.configs import OF_CODECS, check_config, one_line, read_config, shown
 from igm.models.weights import load_model
 
 # The one place that names it. The repository that the published code names was removed from the hub; this is its mirror.
@@ -137,12 +137,14 @@ def read_codec(folder: Path, what: str) -> Codec:
     config = read_config(folder, what)
     kind, origin = config.get("_class_name"), f"{what} {folder / 'config.json'}"
     if kind == "PatchPCA":
-        codec: Codec = load_model(PatchPCA, folder, what, OF_CODECS)
+        check_config(PatchPCA, config, origin, OF_CODECS)
+        codec: Codec = load_model(PatchPCA, folder, what, config)
     elif kind == "AutoencoderKL":
         shifts = [name for name in ("shift_factor", "latents_mean", "latents_std") if config.get(name) is not None]
         if shifts:
             raise ModelError(f"{origin} has a {shifts[0]}; the VAE of a Stable Diffusion 1.x or 2.x is needed")
-        codec = KLCodec(load_model(AutoencoderKL, folder, what, OF_CODECS))
+        check_config(AutoencoderKL, config, origin, OF_CODECS)
+        codec = KLCodec(load_model(AutoencoderKL, folder, what, config))
     else:
         raise ModelError(f"{origin} is of a {shown(kind)}, not of a codec (AutoencoderKL or PatchPCA); name another")
     check_codec_runs(codec, f"{what} {folder}")

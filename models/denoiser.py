@@ -19,11 +19,10 @@ from igm.models.unet import (
     SharedTrunkUNet,
     UNet2DConditionModel,
     build_network,
-    check_network,
     cond_size,
-    network_class,
+    read_network,
 )
-from igm.models.weights import has_model, load_model
+from igm.models.weights import has_model
 from igm.resources import CONFIGS
 
 META_FILE = "igm.json"
@@ -297,9 +296,7 @@ def load_network(folder: Path, ema: bool = True) -> nn.Module:
     place = next((p for p in places if has_model(p)), None)
     if place is None:
         raise ModelError(f"checkpoint {folder} holds no weights (looked for {NETWORK_DIR}/*.safetensors); name another")
-    config = read_config(place, "checkpoint")
-    check_network(config, f"checkpoint {place / 'config.json'}")
-    return load_model(network_class(config, f"checkpoint {place}"), place, "checkpoint")
+    return read_network(place, "checkpoint")
 
 
 def fetch_folder(name: str | Path, local_files_only: bool, revision: str | None = None) -> Path:

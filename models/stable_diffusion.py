@@ -8,7 +8,7 @@ from pathlib import Path
 import diffusers
 import torch
 import transformers
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from igm.hub import INDEX_FILE, PARTS, find_repository
@@ -17,8 +17,8 @@ from igm.models import ModelError
 from igm.models.codec import KLCodec, read_codec
 from igm.models.configs import check_schedule, one_line, read_config, shown
 from igm.models.denoiser import META_FILE, Denoiser
-from igm.models.unet import check_network
-from igm.models.weights import bounded, check_finite, find_weights, load_model, read_shapes
+from igm.models.unet import read_network
+from igm.models.weights import bounded, check_finite, find_weights, read_shapes
 
 # Of what class each part must be; the scheduler may be of several.
 CLASSES = {
@@ -74,10 +74,10 @@ class StableDiffusion(Denoiser):
         return encoder(tokens.input_ids.to(self.device), attention_mask=mask)[0]  # (P, L, D)
 
     def _try_out(self, gradient: bool, side: int | None = None) -> torch.Tensor:
-        """As `Denoiser._try_out`, for one prompt of each noisy image."""
-        x_t = torch.randn(2, self.latent_shape[0], *[side or self.latent_shape[1]] * 2).to(self.device)
-        prompts = self.encode_prompts(["a", "b"]).requires_grad_(gradient)
-        return self.predict_pairs(x_t, torch.tensor([250, 500], device=self.device), prompts, torch.arange(2))
+        """As `Denoiser._try_out`, for two prompts."""
+        x_t = torch.ones(2, self.latent_shape[0], *[side or self.latent_shape[1]] * 2, device=self.device)
+        prompts, t = self.encode_prompts(["a", "b"]).requires_grad_(gradient), torch.tensor([250, 500]).to(self.device)
+        return self.predict_pairs(x_t, t, prompts, torch.arange(2, device=self.device))
 
     def predict_pairs(
         self, x_t: torch.Tensor, t: torch.Tensor, conds: torch.Tensor, index: torch.Tensor
@@ -218,9 +218,7 @@ def load_pipeline(
         check_index(repository.fetch((".",), "--checkpoint"), there, name)  # before gigabytes are fetched
         folder = repository.fetch((".", *PARTS), "--checkpoint")
     what = "--checkpoint"
-    network = read_config(folder / "unet", what)
-    check_network(network, f"{what} {folder / 'unet' / 'config.json'}")
-    unet = load_model(UNet2DConditionModel, folder / "unet", what)
+    unet = read_network(folder / "unet", what)
     if unet.config.in_channels != (vae := read_vae(folder / "vae", what)).config.latent_channels:
         raise ModelError(f"{what} {name} is no plain text-to-image pipeline (inpainting? depth?); name another")
     parts = {"unet": unet, "vae": vae, "text_encoder": load_text_encoder(folder / "text_encoder", what)}
@@ -251,10 +249,11 @@ def load_single_file(
             f"--checkpoint {name} cannot be loaded ({cause}); name another, or download it again"
         ) from None
     for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
-        for tensor_name, tensor in part.named_parameters():
-            if tensor.is_meta:
-                raise ModelError(f"--checkpoint {name} lacks the tensor {tensor_name}; download it again")
-            check_finite(tensor, f"--checkpoint {name}: {tensor_name}")
+        tensors = dict(part.named_parameters())
+        empty = [own for own, tensor in tensors.items() if tensor.is_meta]
+        if empty:
+            raise ModelError(f"--checkpoint {name} lacks the tensor {empty[0]}; download it again")
+        check_finite(tensors, f"--checkpoint {name}")
     return pipeline
 
 
@@ -284,8 +283,7 @@ def load_text_encoder(folder: Path, what: str) -> CLIPTextModel:
         raise ModelError(f"{what} {folder} cannot be loaded ({one_line(error)[:200]}); copy it again") from None
     if report["missing_keys"]:
         raise ModelError(f"{what} {files[0]} lacks the tensor {sorted(report['missing_keys'])[0]}; copy it again")
-    for name, tensor in model.named_parameters():
-        check_finite(tensor, f"{what} {files[0]}: {name}")
+    check_finite(dict(model.named_parameters()), f"{what} {files[0]}")
     return model
 
 

@@ -6,6 +6,7 @@
 
 import inspect
 import math
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,7 @@ from igm.models import ModelError
 from igm.models.configs import check_config, shown
 from igm.models.configs import one_line as one_line  # once defined here
 from igm.models.configs import read_config as read_config
-from igm.models.weights import build
+from igm.models.weights import build, load_model
 
 
 class SharedTrunkUNet(ModelMixin, ConfigMixin):
@@ -241,6 +242,17 @@ def check_network(config: dict, what: str) -> None:
         raise ModelError(f"{what}: out_channels differs from in_channels; it predicts no noise of its input")
     if kind is UNet2DConditionModel and not isinstance(config.get("sample_size"), int):
         raise ModelError(f"{what}: sample_size is {shown(config.get('sample_size'))}, expected the side of the latents")
+
+
+def read_network(folder: Path, what: str) -> ModelMixin:
+    """The network in a folder of diffusers' format; `what` is the option that named it.
+
+    Raises:
+        ModelError: config or weights are not usable, or do not fit each other.
+    """
+    config = read_config(folder, what)
+    check_network(config, f"{what} {folder / 'config.json'}")
+    return load_model(network_class(config, f"{what} {folder}"), folder, what, config)
 
 
 def build_network(config: dict, what: str = "") -> ModelMixin:

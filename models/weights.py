@@ -5,6 +5,7 @@ many, and numbers that are none. A config can ask for no more memory or time tha
 """
 
 import contextlib
+import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TypeVar
 import psutil
 import torch
 from accelerate import init_empty_weights
-from diffusers.utils import logging
+from diffusers.models.modeling_utils import no_init_weights
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from torch.nn.modules.module import (
@@ -22,7 +23,7 @@ from torch.nn.modules.module import (
 )
 
 from igm.models import ModelError
-from igm.models.configs import check_config, one_line, read_config, shown
+from igm.models.configs import one_line, read_config, shown
 
 Model = TypeVar("Model", bound=nn.Module)
 STEM = "diffusion_pytorch_model"  # of diffusers' files; transformers' is "model"
@@ -37,18 +38,17 @@ class TooLargeError(Exception):
     """A config asks for more than it may."""
 
 
-def load_model(model_class: type[Model], folder: Path, what: str, ranges: dict | None = None) -> Model:
+def load_model(model_class: type[Model], folder: Path, what: str, config: dict) -> Model:
     """A model of diffusers' format, in float32 and eval mode.
 
     Args:
-        folder: has config.json and weights. what: the option that named it, for messages. ranges: see `check_config`.
+        folder: has config.json and weights. what: the option that named it, for messages.
+        config: its config, whose values are checked (`check_config`).
 
     Raises:
-        ModelError: config or weights are not usable, or do not fit each other; one line with the file.
+        ModelError: the weights are not usable, or not those of the config; one line with the file.
     """
-    config = read_config(folder, what)
     origin = f"{what} {folder / 'config.json'}"
-    check_config(model_class, config, origin, ranges)
     files = find_weights(folder, what)
     shapes = read_shapes(files, what)
     model = build(model_class, config, origin, 2 * len(shapes) + 100)  # some more, to say which is missing
@@ -64,12 +64,10 @@ def build(model_class: type[Model], config: dict, what: str, most_tensors: int =
     Raises:
         ModelError: it cannot be built, has more tensors than `most_tensors`, or more weights than this machine's memory.
     """
-    config = {k: v for k, v in config.items() if k not in ("_class_name", "_diffusers_version", "_name_or_path")}
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # the averaged weights' config also holds the average's own settings
+    own = inspect.signature(model_class.__init__).parameters  # type: ignore[misc]
     try:
-        with init_empty_weights(), bounded(most_tensors):
-            return model_class.from_config(config)  # type: ignore[attr-defined]
+        with no_init_weights(), init_empty_weights(), bounded(most_tensors):
+            return model_class.from_config({k: v for k, v in config.items() if k in own})  # type: ignore[attr-defined]
     except Exception as error:  # diffusers raises many kinds for values that do not fit each other
         if isinstance(error, TooLargeError | MemoryError) or "alloc" in str(error):
             raise ModelError(
@@ -77,8 +75,6 @@ def build(model_class: type[Model], config: dict, what: str, most_tensors: int =
                 "take config and weights from one place"
             ) from None
         raise ModelError(f"{what} is not usable ({one_line(error)}); take it where the weights are from") from None
-    finally:
-        logging.set_verbosity(verbosity)
 
 
 @contextlib.contextmanager
@@ -182,11 +178,10 @@ def read_tensors(files: list[Path], what: str) -> dict[str, torch.Tensor]:
     """
     state = {}
     for file in files:
-        with safe_open(file, "pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 (it is no dictionary)
-                tensor = tensors.get_tensor(name).to(torch.float32, copy=True)  # a copy: the file may be replaced
-                check_finite(tensor, f"{what} {file}: {shown(name)}")
-                state[renamed(name)] = tensor
+        with safe_open(file, "pt") as tensors:  # copies: the file may be replaced while the network is in use
+            own = {name: tensors.get_tensor(name).to(torch.float32, copy=True) for name in tensors.keys()}  # noqa: SIM118
+        check_finite(own, f"{what} {file}")
+        state.update({renamed(name): tensor for name, tensor in own.items()})
     return state
 
 
@@ -203,10 +198,13 @@ def check_names(wanted: dict, given: dict, what: str) -> None:
             raise ModelError(f"{what}: {name} has the shape {given[name]}, its config describes {shape}; {again}")
 
 
-def check_finite(tensor: torch.Tensor, what: str) -> None:
+def check_finite(tensors: dict[str, torch.Tensor], what: str) -> None:
     """Raise ModelError where a number is NaN or infinite."""
-    if not tensor.sum().isfinite() and not tensor.isfinite().all():
-        raise ModelError(f"{what} holds numbers that are NaN or infinite; name another checkpoint")
+    if torch.stack([tensor.sum(dtype=torch.float32) for tensor in tensors.values()]).isfinite().all():
+        return
+    for name, tensor in tensors.items():  # a sum of finite numbers may be infinite
+        if not tensor.isfinite().all():
+            raise ModelError(f"{what}: {shown(name)} holds numbers that are NaN or infinite; name another checkpoint")
 
 
 def renamed(name: str) -> str:

@@ -17,8 +17,8 @@ from igm.models.configs import check_config, check_schedule, read_config
 from igm.models.denoiser import EMA_DIR, NETWORK_DIR, Denoiser, build_denoiser, load_network, load_scheduler
 from igm.models.sampling import CompositionPipeline
 from igm.models.stable_diffusion import StableDiffusion
-from igm.models.unet import build_network, network_class
-from igm.models.weights import STEM, load_model
+from igm.models.unet import build_network, network_class, read_network
+from igm.models.weights import STEM
 
 WEIGHTS = f"{STEM}.safetensors"
 
@@ -189,7 +189,7 @@ def test_strict_loading_is_diffusers_loading(make_denoiser, tmp_path):
         make_denoiser(kind).network.save_pretrained(tmp_path / kind)
         config = read_config(tmp_path / kind, "x")
         theirs = network_class(config, "x").from_pretrained(tmp_path / kind, low_cpu_mem_usage=False)
-        ours = load_model(network_class(config, "x"), tmp_path / kind, "--checkpoint")
+        ours = read_network(tmp_path / kind, "--checkpoint")
         for own, other in (
             (ours.state_dict(), theirs.state_dict()),
             (dict(ours.named_buffers()), dict(theirs.named_buffers())),
