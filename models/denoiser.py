@@ -1,30 +1,40 @@
 """The Denoiser: a network, its noise schedule and its codec behind one interface that inference and sampling share."""
 
-import json
 from pathlib import Path
 
 import torch
 from diffusers import DDPMScheduler
-from diffusers.utils import logging
 from torch import nn
 
+from igm import warn
 from igm.facts import FACTS_FILE, Facts
+from igm.files import replace_json
+from igm.hub import EMA_DIR, MODEL_DIRS, NETWORK_DIR, find_repository
 from igm.models import ModelError
 from igm.models.attention import use_single_token_attention
 from igm.models.codec import DEFAULT_MODEL, Codec, load_codec
 from igm.models.compilation import compiled_agrees
+from igm.models.configs import check_schedule, one_line, read_config
 from igm.models.unet import (
     NETWORKS,
     SharedTrunkUNet,
     UNet2DConditionModel,
     build_network,
     cond_size,
-    one_line,
-    read_config,
+    read_network,
 )
+from igm.models.weights import has_model
+from igm.resources import CONFIGS
 
-NETWORK_DIR = "unet2dconditionmodel"  # the published code's name for it, whatever network it holds
-EMA_DIR = "unet2dconditionmodel_ema"
+# The published checkpoints have no schedule and no facts of their own: the config and the facts for each size of condition.
+# CelebA's were trained on pixels in [0, 1].
+PUBLISHED: dict[int, tuple[str, Facts]] = {
+    2: ("clevr-2D-pos", Facts(task="positions")),
+    6: (
+        "celeba",
+        Facts(task="attributes", attributes=("Black_Hair", "Eyeglasses", "Smiling"), pixel_range=(0.0, 1.0)),
+    ),
+}
 
 
 class Denoiser(nn.Module):
@@ -78,6 +88,19 @@ class Denoiser(nn.Module):
     def resolution(self) -> int:
         """Side in pixels of the images that the network was trained on."""
         return self.latent_shape[1] * self.codec.downsampling
+
+    def encode(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and standard deviation of the latents (B, C, H, W) of images (B, 3, R, R) in [-1, 1]."""
+        low, high = self.facts.pixel_range
+        if (low, high) != (-1, 1):
+            images = low + (images + 1) * ((high - low) / 2)
+        return self.codec.posterior(images)
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Images (B, 3, R, R), about [-1, 1], of latents (B, C, H, W)."""
+        images = self.codec.decode(latents)
+        low, high = self.facts.pixel_range
+        return images if (low, high) == (-1, 1) else (images - low) * (2 / (high - low)) - 1
 
     def add_noise(self, x_0: torch.Tensor, eps: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, for t (B,)."""
@@ -156,10 +179,29 @@ class Denoiser(nn.Module):
         vars(self.network).update(own)
         return False
 
-    def _try_out(self, gradient: bool) -> torch.Tensor:
+    def check_runs(self, what: str) -> None:
+        """Try the network on small latents.
+
+        Raises:
+            ModelError: it does not run, or predicts no numbers of the latents' shape; names `what`.
+        """
+        config, (channels, side, _) = self.network.config, self.latent_shape
+        if not self.shares_trunk:  # a convolutional network takes any size: the smallest that it can halve
+            side = min(side, 2 ** (len(config.block_out_channels) - 1))
+        try:
+            prediction = self._try_out(False, side)
+        except (RuntimeError, TypeError, ValueError, IndexError, ZeroDivisionError) as error:
+            raise ModelError(
+                f"{what} does not run ({one_line(error)[:120]}); its config is not that of its weights"
+            ) from None
+        if prediction.shape != (2, channels, side, side) or not prediction.square().mean().isfinite():
+            raise ModelError(f"{what} predicts no finite numbers; its weights or its config are damaged: name another")
+
+    def _try_out(self, gradient: bool, side: int | None = None) -> torch.Tensor:
         """The prediction (2, C, H, W) for two pairs of fixed random numbers, or its gradient in the conditions (2, D)."""
         generator, place = torch.Generator().manual_seed(0), (self.device, next(self.network.parameters()).dtype)
-        x_t = torch.randn(2, *self.latent_shape, generator=generator).to(*place)
+        shape = (self.latent_shape[0], *[side or self.latent_shape[1]] * 2)
+        x_t = torch.randn(2, *shape, generator=generator).to(*place)
         conds = torch.rand(2, self.cond_size, generator=generator).to(*place).requires_grad_(gradient)
         t = torch.tensor([self.num_timesteps // 4, self.num_timesteps // 2], device=self.device)
         with torch.set_grad_enabled(gradient):
@@ -173,7 +215,7 @@ class Denoiser(nn.Module):
         self.scheduler.save_pretrained(folder / "scheduler")
         if self.codec is not None:
             self.codec.save_pretrained(folder / "vae")
-        (folder / FACTS_FILE).write_text(json.dumps(self.facts.to_json(), indent=2) + "\n")
+        replace_json(folder / FACTS_FILE, self.facts.to_json())
 
     @classmethod
     def from_pretrained(
@@ -184,26 +226,31 @@ class Denoiser(nn.Module):
         scheduler_config: str | Path | None = None,
         ema: bool = True,
         local_files_only: bool = False,
+        revision: str | None = None,
     ) -> "Denoiser":
         """Load a folder written by `save_pretrained`, a training `checkpoint-<step>`, or one of the published code.
 
         Args:
             folder: local folder, or a repository of the hub.
             codec: folder or hub id of the codec where the folder has no `vae/` (default: the one it was trained with).
-            scheduler_config: used where the folder has no `scheduler/`.
+            scheduler_config: used where the folder has no `scheduler/` (default for the published networks: theirs).
             ema: take the averaged weights where there are any.
+            revision: branch, tag or commit of a repository of the hub.
 
         Raises:
             ModelError: no weights there, or not usable; one line with the mend.
         """
-        folder = fetch_folder(folder, local_files_only)
+        folder = fetch_folder(folder, local_files_only, revision)
         network = load_network(folder, ema)
         if "in_channels" not in network.config:
             raise ModelError(
                 f"checkpoint {folder} holds a {type(network).__name__}, which denoises nothing; name another"
             )
-        facts = Facts.read(folder)
+        published = isinstance(network, UNet2DConditionModel) and PUBLISHED.get(cond_size(network.config))
+        facts = read_facts(folder, published[1] if published else Facts())
         schedule = next((f for f in (folder / "scheduler" / "scheduler_config.json",) if f.is_file()), scheduler_config)
+        if schedule is None and published:
+            schedule = CONFIGS / published[0] / "scheduler" / "scheduler_config.json"
         if schedule is None:
             raise ModelError(f"checkpoint {folder} has no scheduler/; pass --scheduler_config")
         if (folder / "vae").is_dir():
@@ -211,18 +258,30 @@ class Denoiser(nn.Module):
         codec = load_codec(codec or facts.codec or DEFAULT_MODEL, local_files_only=local_files_only)
         denoiser = cls(network, load_scheduler(schedule), codec, facts)
         check_codec(network.config, codec)
+        denoiser.check_runs(f"checkpoint {folder}")
         return denoiser.eval().requires_grad_(False)
+
+
+def read_facts(folder: Path, published: Facts) -> Facts:
+    """What igm.json says of a checkpoint; where there is none, what is assumed of a published one, and said."""
+    if (folder / FACTS_FILE).is_file():
+        return Facts.read(folder)
+    low, high = published.pixel_range
+    if (low, high) != (-1, 1):
+        warn(f"{folder} has no {FACTS_FILE}: taken as the published code's, trained on pixels in [{low:g}, {high:g}]")
+    return published
 
 
 def load_scheduler(path: str | Path) -> DDPMScheduler:
     """The training noise schedule from a scheduler_config.json.
 
     Raises:
-        ModelError: no such file, or not a scheduler's.
+        ModelError: no such file, not a scheduler's, or one of impossible values.
     """
     config = read_config(path, "--scheduler_config")
     if "beta_schedule" not in config and "beta_start" not in config:
         raise ModelError(f"--scheduler_config {path} names no beta schedule; it is not a scheduler's config")
+    check_schedule(config, f"--scheduler_config {path}")
     return DDPMScheduler.from_config({k: v for k, v in config.items() if not k.startswith("_")})
 
 
@@ -230,30 +289,16 @@ def load_network(folder: Path, ema: bool = True) -> nn.Module:
     """The network of a checkpoint, averaged weights first if `ema`.
 
     Raises:
-        ModelError: no weights there, or of another shape than their config.
+        ModelError: no weights there, not safetensors, or not exactly those that their config describes.
     """
     places = [folder / EMA_DIR] * ema + [folder / NETWORK_DIR, folder / "unet", folder]
-    place = next((p for p in places if (p / "config.json").is_file() and has_weights(p)), None)
+    place = next((p for p in places if has_model(p)), None)
     if place is None:
         raise ModelError(f"checkpoint {folder} holds no weights (looked for {NETWORK_DIR}/*.safetensors); name another")
-    config = read_config(place, "checkpoint")
-    network_class = NETWORKS.get(config.get("_class_name"), UNet2DConditionModel)
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # the averaged weights' config also holds the average's own settings
-    try:
-        return network_class.from_pretrained(place, use_safetensors=True, low_cpu_mem_usage=False)
-    except Exception as error:  # diffusers and safetensors raise many kinds for files that do not fit
-        raise ModelError(f"checkpoint {place} cannot be loaded ({one_line(error)}); name another") from None
-    finally:
-        logging.set_verbosity(verbosity)
+    return read_network(place, "checkpoint")
 
 
-def has_weights(folder: Path) -> bool:
-    """Whether a folder holds safetensors weights."""
-    return any(folder.glob("*.safetensors"))
-
-
-def fetch_folder(name: str | Path, local_files_only: bool) -> Path:
+def fetch_folder(name: str | Path, local_files_only: bool, revision: str | None = None) -> Path:
     """A local folder as it is; anything else is fetched from the hub.
 
     Raises:
@@ -261,15 +306,7 @@ def fetch_folder(name: str | Path, local_files_only: bool) -> Path:
     """
     if Path(name).is_dir():
         return Path(name)
-    try:
-        from huggingface_hub import snapshot_download
-
-        patterns = ["*.json", "*.safetensors"]
-        return Path(snapshot_download(str(name), allow_patterns=patterns, local_files_only=local_files_only))
-    except Exception as error:  # hub and network libraries raise many kinds
-        raise ModelError(
-            f"--checkpoint {name} is neither a local folder nor a reachable repository ({one_line(error)})"
-        ) from None
+    return find_repository(str(name), revision, local_files_only, "--checkpoint").fetch(MODEL_DIRS, "--checkpoint")
 
 
 def build_denoiser(
@@ -280,7 +317,7 @@ def build_denoiser(
     Raises:
         ModelError: a config is missing, or does not fit the codec.
     """
-    network = build_network(read_config(unet_config, "--unet_config"))
+    network = build_network(read_config(unet_config, "--unet_config"), f"--unet_config {unet_config}")
     check_codec(network.config, codec)
     return Denoiser(network, load_scheduler(scheduler_config), codec, facts)
 

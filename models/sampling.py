@@ -50,4 +50,4 @@ class CompositionPipeline(DiffusionPipeline):
         for t in self.progress_bar(self.scheduler.timesteps):
             composed = predict(self.scheduler.scale_model_input(x_t, t), t.expand(num_images))
             x_t = self.scheduler.step(composed, t, x_t, **options).prev_sample  # (B, C, H, W)
-        return self.denoiser.codec.decode(x_t)
+        return self.denoiser.decode(x_t)

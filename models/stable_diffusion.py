@@ -8,15 +8,26 @@ from pathlib import Path
 import diffusers
 import torch
 import transformers
+from diffusers import AutoencoderKL
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from igm.facts import Facts
+from igm.hub import INDEX_FILE, PARTS, find_repository
+from igm.hub import is_within_reach as is_within_reach  # once defined here
 from igm.models import ModelError
-from igm.models.codec import DEFAULT_MODEL, KLCodec
+from igm.models.codec import KLCodec, read_codec
+from igm.models.configs import check_schedule, one_line, read_config, shown
 from igm.models.denoiser import Denoiser
-from igm.models.unet import one_line, read_config
+from igm.models.unet import read_network
+from igm.models.weights import bounded, check_finite, find_weights, read_shapes
 
-PARTS = ("tokenizer", "text_encoder", "vae", "unet", "scheduler")
-HUB_SECONDS = 5  # how long to wait for the hub's answer
+# Of what class each part must be; the scheduler may be of several.
+CLASSES = {
+    "unet": ("UNet2DConditionModel",),
+    "vae": ("AutoencoderKL",),
+    "text_encoder": ("CLIPTextModel",),
+    "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
+}
 ROWS_OF_PIXELS = 2**16  # latent pixels that fit into the network at once: 16 rows of 64x64
 
 
@@ -63,6 +74,12 @@ class StableDiffusion(Denoiser):
         mask = tokens.attention_mask.to(self.device) if masked else None
         return encoder(tokens.input_ids.to(self.device), attention_mask=mask)[0]  # (P, L, D)
 
+    def _try_out(self, gradient: bool, side: int | None = None) -> torch.Tensor:
+        """As `Denoiser._try_out`, for two prompts."""
+        x_t = torch.ones(2, self.latent_shape[0], *[side or self.latent_shape[1]] * 2, device=self.device)
+        prompts, t = self.encode_prompts(["a", "b"]).requires_grad_(gradient), torch.tensor([250, 500]).to(self.device)
+        return self.predict_pairs(x_t, t, prompts, torch.arange(2, device=self.device))
+
     def predict_pairs(
         self, x_t: torch.Tensor, t: torch.Tensor, conds: torch.Tensor, index: torch.Tensor
     ) -> torch.Tensor:
@@ -83,26 +100,30 @@ class StableDiffusion(Denoiser):
         slicing: bool = False,
         cpu_offload: bool = False,
         local_files_only: bool = False,
+        revision: str | None = None,
     ) -> "StableDiffusion":
         """Load a pipeline: a folder in diffusers' format, a hub id, or a single .safetensors file.
 
         Args:
             dtype: of all weights. slicing: compute attention and VAE in parts: less memory, more time.
             cpu_offload: keep each part on the GPU only while it works.
+            revision: branch, tag or commit of a repository of the hub.
 
         Raises:
             ModelError: not a pipeline, not reachable, or not usable as asked; one line with the mend.
         """
         check_request(name, dtype, torch.device(device), cpu_offload)
         with quiet():
-            pipeline = load_pipeline(name, dtype, local_files_only)
+            pipeline = load_pipeline(name, dtype, local_files_only, revision)
         for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
             part.eval().requires_grad_(False)
         denoiser = cls(pipeline, Facts.read(name))
         if slicing:  # after the Denoiser has set its own attention, which it replaces
             pipeline.enable_attention_slicing()
             pipeline.vae.enable_slicing()
-        return denoiser.place(torch.device(device), cpu_offload)
+        denoiser.place(torch.device(device), cpu_offload)
+        denoiser.check_runs(f"--checkpoint {name}")
+        return denoiser
 
     def place(self, device: torch.device, cpu_offload: bool) -> "StableDiffusion":
         """Move everything to a device, or with `cpu_offload` let each part go there when it works."""
@@ -129,16 +150,39 @@ def check_request(name: str | Path, dtype: torch.dtype, device: torch.device, cp
     if path.is_file() and path.suffix != ".safetensors":
         raise ModelError(f"--checkpoint {name} is not a .safetensors file; name one, a pipeline's folder or a hub id")
     if path.is_dir():
-        index = path / "model_index.json"
-        parts = read_config(index, "file") if index.is_file() else {}
-        missing = [part for part in PARTS if part not in parts or not (path / part).is_dir()]
-        if missing:
-            raise ModelError(
-                f"--checkpoint {name} is not a Stable Diffusion pipeline (it lacks {', '.join(missing)}); "
-                "name a folder with model_index.json and its parts"
-            )
+        check_index(path, {p.name for p in path.iterdir() if p.is_dir()}, name)
     elif not path.exists() and str(name).count("/") != 1:
         raise ModelError(f"--checkpoint {name} does not exist; name a pipeline's folder, a file or a hub id")
+
+
+def check_index(folder: Path, there: set[str], name: str | Path) -> None:
+    """Read in model_index.json of what parts a pipeline is made; none that is code of its own is ever run.
+
+    Args:
+        there: names of the folders that it has. name: as the user gave it, for messages.
+
+    Raises:
+        ModelError: it is no Stable Diffusion 1.x or 2.x; one line with what it is, and the mend.
+    """
+    needed, index = "a Stable Diffusion 1.x or 2.x is needed", folder / INDEX_FILE
+    parts = read_config(index, "file") if index.is_file() else {}
+    kind = parts.get("_class_name")
+    if parts and not isinstance(kind, str):
+        raise ModelError(f"--checkpoint {name} is a pipeline of its own code, which is never run; {needed}")
+    if "Inpaint" in str(kind):
+        raise ModelError(f"--checkpoint {name} is a {shown(kind)}, which fills holes in pictures; {needed}")
+    other = [part for part in parts if part in ("transformer", "text_encoder_2", "text_encoder_3", "prior", "vqvae")]
+    if other or "XL" in str(kind):
+        raise ModelError(f"--checkpoint {name} is a {shown(kind)}{' with ' + other[0] if other else ''}; {needed}")
+    missing = [part for part in PARTS if part not in parts or part not in there]
+    if missing:
+        raise ModelError(
+            f"--checkpoint {name} is not a Stable Diffusion pipeline (it lacks {', '.join(missing)}); "
+            "name a folder with model_index.json and its parts"
+        )
+    for part, kinds in CLASSES.items():
+        if not (isinstance(parts[part], list) and len(parts[part]) == 2 and parts[part][1] in kinds):
+            raise ModelError(f"--checkpoint {name}: its {part} is a {shown(parts[part])}, not a {kinds[0]}; {needed}")
 
 
 @contextlib.contextmanager
@@ -157,53 +201,117 @@ def quiet() -> Iterator[None]:
             kind.set_verbosity(verbosity)
 
 
-def load_pipeline(name: str | Path, dtype: torch.dtype, local_files_only: bool) -> "diffusers.StableDiffusionPipeline":
+def load_pipeline(
+    name: str | Path, dtype: torch.dtype, local_files_only: bool, revision: str | None = None
+) -> "diffusers.StableDiffusionPipeline":
     """The pipeline, its safety checker left out.
 
     Raises:
         ModelError: it cannot be loaded; the message says why and what to do.
     """
-    options = {"torch_dtype": dtype, "local_files_only": local_files_only, "safety_checker": None}
-    try:
-        if Path(name).is_file():
-            pipeline = diffusers.StableDiffusionPipeline.from_single_file(str(name), **options)
-        else:
-            pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
-                str(name), use_safetensors=True, feature_extractor=None, requires_safety_checker=False, **options
-            )
-    except Exception as error:  # diffusers, hub and network libraries raise many kinds
-        raise ModelError(f"--checkpoint {name} {why_not(name, error, local_files_only)}") from None
-    if pipeline.unet.config.in_channels != pipeline.vae.config.latent_channels:
-        raise ModelError(f"--checkpoint {name} is no plain text-to-image pipeline (inpainting? depth?); name another")
-    return pipeline
-
-
-def why_not(name: str | Path, error: Exception, local_files_only: bool) -> str:
-    """What went wrong with a pipeline, and the mend, in words."""
-    if Path(name).exists():
-        return f"cannot be loaded ({one_line(error)}); name another, or download it again"
-    kinds = " ".join(kind.__name__ for kind in (*type(error).__mro__, *type(error.__cause__).__mro__)) + str(error)
-    if "GatedRepo" in kinds:
-        return "is gated; accept its conditions on its page and log in (hf auth login), or name another"
-    if "RepositoryNotFound" in kinds or "401" in kinds or "404" in kinds:
-        return f"does not exist on the hub, or is private; the default is {DEFAULT_MODEL}"
-    if local_files_only:
-        return "is not in the local cache; leave out --local_files_only, or name a pipeline's folder"
-    return (
-        f"could not be fetched from the hub ({one_line(error)[:200]}); check the network, or name a pipeline's folder"
+    if Path(name).is_file():
+        return load_single_file(name, dtype, local_files_only)
+    folder = Path(name)
+    if not folder.is_dir():
+        repository = find_repository(str(name), revision, local_files_only, "--checkpoint")
+        there = {file.partition("/")[0] for file in repository.files}
+        check_index(repository.fetch((".",), "--checkpoint"), there, name)  # before gigabytes are fetched
+        folder = repository.fetch((".", *PARTS), "--checkpoint")
+    what = "--checkpoint"
+    unet = read_network(folder / "unet", what)
+    if unet.config.in_channels != (vae := read_vae(folder / "vae", what)).config.latent_channels:
+        raise ModelError(f"{what} {name} is no plain text-to-image pipeline (inpainting? depth?); name another")
+    parts = {"unet": unet, "vae": vae, "text_encoder": load_text_encoder(folder / "text_encoder", what)}
+    return diffusers.StableDiffusionPipeline(
+        **{part: model.to(dtype) for part, model in parts.items()},
+        tokenizer=load_tokenizer(folder / "tokenizer", what),
+        scheduler=load_sampler(folder / "scheduler" / "scheduler_config.json", what),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
     )
 
 
-def is_within_reach(name: str, local_files_only: bool) -> bool:
-    """Whether a hub repository is in the local cache, or the hub answers for it within a few seconds."""
-    from huggingface_hub import HfApi, constants, try_to_load_from_cache
+def load_single_file(
+    name: str | Path, dtype: torch.dtype, local_files_only: bool
+) -> "diffusers.StableDiffusionPipeline":
+    """The pipeline in one .safetensors file; diffusers knows its parts by their tensors' names.
 
-    if isinstance(try_to_load_from_cache(name, "unet/diffusion_pytorch_model.safetensors"), str):
-        return True
-    if local_files_only or constants.HF_HUB_OFFLINE:
-        return False
+    Raises:
+        ModelError: it is not one, or lacks a tensor.
+    """
+    options = {"torch_dtype": dtype, "local_files_only": local_files_only, "safety_checker": None}
     try:
-        HfApi().model_info(name, timeout=HUB_SECONDS)
-    except Exception:  # no network, no repository, no access: all mean the same here
-        return False
-    return True
+        pipeline = diffusers.StableDiffusionPipeline.from_single_file(str(name), **options)
+    except Exception as error:  # diffusers, hub and network libraries raise many kinds
+        cause = one_line(error)[:200]
+        raise ModelError(
+            f"--checkpoint {name} cannot be loaded ({cause}); name another, or download it again"
+        ) from None
+    for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
+        tensors = dict(part.named_parameters())
+        empty = [own for own, tensor in tensors.items() if tensor.is_meta]
+        if empty:
+            raise ModelError(f"--checkpoint {name} lacks the tensor {empty[0]}; download it again")
+        check_finite(tensors, f"--checkpoint {name}")
+    return pipeline
+
+
+def read_vae(folder: Path, what: str) -> AutoencoderKL:
+    """The VAE of a pipeline."""
+    codec = read_codec(folder, what)
+    if not isinstance(codec, KLCodec):
+        raise ModelError(f"{what} {folder} is not the VAE of a Stable Diffusion; name another")
+    return codec.vae
+
+
+def load_text_encoder(folder: Path, what: str) -> CLIPTextModel:
+    """CLIP's text encoder from its own format, strictly.
+
+    Raises:
+        ModelError: a tensor is missing, of another shape, or no number.
+    """
+    files = find_weights(folder, what, "model")
+    shapes, variant = read_shapes(files, what), "fp16" if ".fp16" in files[0].name else None
+    config = read_config(folder, what)
+    try:
+        with torch.device("meta"), bounded(len(shapes) + 8):  # position_ids and the like
+            CLIPTextModel(CLIPTextConfig.from_dict(config))
+        options = {"use_safetensors": True, "variant": variant, "local_files_only": True, "dtype": torch.float32}
+        model, report = CLIPTextModel.from_pretrained(folder, output_loading_info=True, **options)
+    except Exception as error:  # transformers raises many kinds
+        raise ModelError(f"{what} {folder} cannot be loaded ({one_line(error)[:200]}); copy it again") from None
+    if report["missing_keys"]:
+        raise ModelError(f"{what} {files[0]} lacks the tensor {sorted(report['missing_keys'])[0]}; copy it again")
+    check_finite(dict(model.named_parameters()), f"{what} {files[0]}")
+    return model
+
+
+def load_tokenizer(folder: Path, what: str) -> CLIPTokenizer:
+    """CLIP's tokenizer.
+
+    Raises:
+        ModelError: a file of it is missing or not readable.
+    """
+    try:
+        return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # transformers raises many kinds
+        raise ModelError(f"{what} {folder} is no CLIP tokenizer ({one_line(error)[:200]}); copy it again") from None
+
+
+def load_sampler(path: Path, what: str) -> diffusers.SchedulerMixin:
+    """A pipeline's scheduler, of which the noise schedule and the kind of prediction are used.
+
+    Raises:
+        ModelError: not one of diffusers' schedulers with betas, or of impossible values.
+    """
+    config = read_config(path, what)
+    check_schedule(config, f"{what} {path}")
+    kind = config.get("_class_name")
+    found = getattr(diffusers, kind, None) if isinstance(kind, str) and kind.endswith("Scheduler") else None
+    if not (isinstance(found, type) and issubclass(found, diffusers.SchedulerMixin)):
+        raise ModelError(f"{what} {path} is of a {shown(kind)}, which diffusers does not have; use a DDIMScheduler's")
+    try:
+        return found.from_config(config)
+    except Exception as error:  # diffusers raises many kinds for values that do not fit each other
+        raise ModelError(f"{what} {path} is not usable ({one_line(error)[:200]}); take the pipeline's own") from None

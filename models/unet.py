@@ -4,7 +4,7 @@
 `AttributeUNet` are the small ones: they see the noisy image once, however many concepts are asked about.
 """
 
-import json
+import inspect
 import math
 from pathlib import Path
 
@@ -15,6 +15,10 @@ from diffusers.configuration_utils import register_to_config
 from torch import nn
 
 from igm.models import ModelError
+from igm.models.configs import check_config, shown
+from igm.models.configs import one_line as one_line  # once defined here
+from igm.models.configs import read_config as read_config
+from igm.models.weights import build, load_model
 
 
 class SharedTrunkUNet(ModelMixin, ConfigMixin):
@@ -116,6 +120,8 @@ class PositionUNet(SharedTrunkUNet):
         cond_size: int = 2,
     ):
         super().__init__()
+        if cond_size != 2:
+            raise ValueError(f"cond_size {cond_size}: a position has 2 numbers")
         self.build_trunk(sample_size, in_channels, block_out_channels, layers_per_block, attention, head_channels)
         self.where = nn.Sequential(
             nn.Conv2d(2 + 6 * len(windows), head_channels, 1), nn.SiLU(), nn.Conv2d(head_channels, 2 * head_channels, 1)
@@ -199,42 +205,74 @@ def timestep_waves(t: torch.Tensor, size: int) -> torch.Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
-NETWORKS = {
-    "PositionUNet": PositionUNet,
-    "AttributeUNet": AttributeUNet,
-}  # every other name is read as the published UNet2DConditionModel
+NETWORKS: dict[str, type[ModelMixin]] = {"PositionUNet": PositionUNet, "AttributeUNet": AttributeUNet}
+# What may stand in a config besides its class's own: of the published code, and of a running average.
+OTHER_NAMES = ("pos_type", "decay", "inv_gamma", "min_decay", "optimization_step", "power", "update_after_step")
+OTHER_NAMES += ("use_ema_warmup",)
 
 
-def read_config(path: str | Path, what: str) -> dict:
-    """Read a JSON config: the file itself, or `config.json` in a folder.
-
-    Raises:
-        ModelError: no such file, or not JSON; `what` names the option to mend.
-    """
-    path = Path(path)
-    file = path / "config.json" if path.is_dir() else path
-    try:
-        config = json.loads(file.read_text())
-    except OSError:
-        raise ModelError(f"{what} {file} does not exist; give a JSON file such as those under configs/") from None
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        raise ModelError(f"{what} {file} is not JSON; compare it with those under configs/") from None
-    if not isinstance(config, dict):
-        raise ModelError(f"{what} {file} is not a JSON object; compare it with those under configs/")
-    return config
-
-
-def build_network(config: dict) -> ModelMixin:
-    """A network with fresh weights from its config; the published configs name a class that only they know.
+def network_class(config: dict, what: str) -> type[ModelMixin]:
+    """The class of a network's config; the published configs name one that only their own code knows.
 
     Raises:
-        ModelError: the config does not describe a network.
+        ModelError: it is of no network that is known here.
     """
-    network_class = NETWORKS.get(config.get("_class_name"), UNet2DConditionModel)
+    name = config.get("_class_name", "UNet2DConditionModel")
+    if isinstance(name, str) and name in NETWORKS:
+        return NETWORKS[name]
+    if isinstance(name, str) and name.startswith("UNet2DConditionModel"):
+        return UNet2DConditionModel
+    known = ", ".join(["UNet2DConditionModel", *NETWORKS])
+    raise ModelError(f"{what} is of a {shown(name)}, which is none of the networks here ({known}); name another")
+
+
+def check_network(config: dict, what: str) -> None:
+    """Compare a network's config with what its class takes.
+
+    Raises:
+        ModelError: a value of a wrong type or size, a name that the class does not have, or no prediction per input.
+    """
+    kind = network_class(config, what)
+    check_config(kind, config, what)
+    own = inspect.signature(kind.__init__).parameters
+    unknown = [name for name in config if not name.startswith("_") and name not in own and name not in OTHER_NAMES]
+    if unknown and kind is not UNet2DConditionModel:
+        raise ModelError(f"{what}: a {kind.__name__} has no {shown(unknown[0])}; mend the name, or take the line out")
+    if kind is UNet2DConditionModel and config.get("in_channels", 4) != config.get("out_channels", 4):
+        raise ModelError(f"{what}: out_channels differs from in_channels; it predicts no noise of its input")
+    if kind is UNet2DConditionModel and not isinstance(config.get("sample_size"), int):
+        raise ModelError(f"{what}: sample_size is {shown(config.get('sample_size'))}, expected the side of the latents")
+
+
+def read_network(folder: Path, what: str) -> ModelMixin:
+    """The network in a folder of diffusers' format; `what` is the option that named it.
+
+    Raises:
+        ModelError: config or weights are not usable, or do not fit each other.
+    """
+    config = read_config(folder, what)
+    check_network(config, f"{what} {folder / 'config.json'}")
+    return load_model(network_class(config, f"{what} {folder}"), folder, what, config)
+
+
+def build_network(config: dict, what: str = "") -> ModelMixin:
+    """A network with fresh weights from its config.
+
+    Args:
+        what: where the config is from, for messages.
+
+    Raises:
+        ModelError: the config does not describe a network, or one that this machine cannot hold.
+    """
+    what = f"network config {what}".strip()
+    check_network(config, what)
+    with torch.device("meta"):  # no memory, no random numbers: shows in no time what is too large
+        build(network_class(config, what), config, what)
+    plain = {k: v for k, v in config.items() if k not in ("_class_name", "pos_type")}
     try:
-        return network_class.from_config({k: v for k, v in config.items() if k not in ("_class_name", "pos_type")})
+        return network_class(config, what).from_config(plain)
     except (TypeError, ValueError) as error:
-        raise ModelError(f"network config is not usable: {one_line(error)}") from None
+        raise ModelError(f"{what} is not usable: {one_line(error)}") from None
 
 
 def cond_size(network_config: dict) -> int:
@@ -244,11 +282,6 @@ def cond_size(network_config: dict) -> int:
         ModelError: the config does not say; it is another's than a network's.
     """
     size = network_config.get("cond_size") or network_config.get("cross_attention_dim")
-    if not isinstance(size, int):
+    if not isinstance(size, int) or isinstance(size, bool):
         raise ModelError("network config has no cross_attention_dim and no cond_size; it is not a network's config")
     return size
-
-
-def one_line(error: BaseException) -> str:
-    """The first line of an exception's message."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -2,7 +2,7 @@
 
 import json
 
-import diffusers
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -361,7 +361,8 @@ def test_the_hub_refusals_are_told_apart(name, words, monkeypatch):
     def refuse(*args, **kwargs):
         raise type(name, (OSError,), {})("401 Client Error")
 
-    monkeypatch.setattr(diffusers.StableDiffusionPipeline, "from_pretrained", refuse)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", refuse)
     with pytest.raises(ModelError, match=words):
         StableDiffusion.from_pretrained("someone/something")
 

@@ -402,7 +402,7 @@ def test_checkpoint_with_weights_that_do_not_fit(make_denoiser, tmp_path, damage
 
 
 def test_checkpoint_without_a_schedule(make_denoiser, tmp_path, tiny_vae_dir):
-    make_denoiser().network.save_pretrained(tmp_path / "unet2dconditionmodel")
+    make_denoiser("position_unet").network.save_pretrained(tmp_path / "unet2dconditionmodel")
     with pytest.raises(ModelError, match="--scheduler_config") as caught:
         Denoiser.from_pretrained(tmp_path, codec=tiny_vae_dir)
     one_line(caught)

@@ -4,6 +4,7 @@ import itertools
 
 import torch
 
+from igm.facts import Facts
 from igm.inference.types import Posterior
 
 SIDE, WIDTH = 10, 0.13
@@ -34,6 +35,11 @@ class Toy(torch.nn.Module):
         dx = centres[None, None, :] - conds[:, 0, None, None]
         dy = centres[None, :, None] - conds[:, 1, None, None]
         return torch.exp(-(dx**2 + dy**2) / (2 * WIDTH**2))[:, None]
+
+    facts, num_timesteps = Facts(), 1000
+
+    def encode(self, images):
+        return self.posterior(images)
 
     def posterior(self, images):
         self.encoded += 1

@@ -87,6 +87,10 @@ class Classifier(nn.Module):
         """Side in pixels of the images that the network was trained on."""
         return self.network.config.sample_size
 
+    def encode(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `Denoiser.encode`: the images themselves."""
+        return self.codec.posterior(images)
+
     def trial_pass(self, network: nn.Module, rows: int, images: int) -> torch.Tensor:
         """As `Denoiser.trial_pass`; a face is one row, so that `rows` say nothing."""
         return network(torch.empty(images, *self.latent_shape))

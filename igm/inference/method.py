@@ -143,7 +143,7 @@ class DenoiserMethod(Method):
 @torch.no_grad()
 def encode_images(denoiser: Denoiser, images: torch.Tensor) -> Posterior:
     """The posterior of images (B, 3, R, R), on the denoiser's device."""
-    return Posterior(*denoiser.codec.posterior(images.to(denoiser.device)))
+    return Posterior(*denoiser.encode(images.to(denoiser.device)))
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
