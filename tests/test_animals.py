@@ -79,8 +79,8 @@ def test_generator_repeats_itself_and_shows_what_it_says(tmp_path):
     assert names == sorted(path.name for path in second.glob("*.jpg") if int(path.stem[-3:]) < 4)
     for name in names:
         assert (first / name).read_bytes() == (second / name).read_bytes()
-    for path, labels in read_labels(first).items():
-        assert path.stem.split("_")[:-1] == labels and 1 <= len(set(labels)) == len(labels) <= 3
+    for own in read_labels(first):
+        assert own.file.split("_")[:-1] == own.names and 1 <= len(set(own.names)) == len(own.names) <= 3
 
 
 def test_every_animal_stays_visible():

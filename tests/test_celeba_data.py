@@ -71,9 +71,9 @@ def test_without_a_partition_file_the_published_rows(tmp_path, monkeypatch):
     assert (igm.data.celeba.TRAIN_ROWS, igm.data.celeba.TEST_ROWS) == (3, 5)
 
 
-def test_statistics_and_attributes_without_contrast(celeba_root):
+def test_facts_and_attributes_without_contrast(celeba_root):
     faces = CelebA(celeba_root, attributes=["Black_Hair", "Male", "Smiling"])
-    assert faces.statistics() == {"attributes": ["Black_Hair", "Male", "Smiling"], "frequencies": [0.5, 0.0, 0.25]}
+    assert faces.facts() == {"attributes": ["Black_Hair", "Male", "Smiling"], "frequencies": [0.5, 0.0, 0.25]}
     assert faces.constant_attributes() == ["Male"]
 
 

@@ -120,19 +120,19 @@ def test_flip_mirrors_pixels_and_positions(clevr_root):
         assert dataset.path_of(i) == dataset.path_of(i + 12)
 
 
-def test_statistics_by_hand(tmp_path):
+def test_facts_by_hand(tmp_path):
     coords = [[[10, 10, 9.0], [40, 10, 9.0], [40, 50, 9.0]], [[90, 5, 9.0], [90, 45, 9.0]]]
     write_clevr(tmp_path, "train", coords=coords, size=(100, 100))
-    assert Clevr(tmp_path, "train", (2, 3)).statistics() == {
+    assert Clevr(tmp_path, "train", (2, 3)).facts() == {
         "num_objects": [2, 3],
         "bounds": [0.1, 0.05, 0.9, 0.5],
         "min_separation": 0.301,  # a hundredth of the way from 0.3 in one scene to 0.4 in the other
     }
 
 
-def test_statistics_of_single_objects(tmp_path):
+def test_facts_of_single_objects(tmp_path):
     write_clevr(tmp_path, "train", coords=[[[10, 20, 9.0]]], size=(100, 100))
-    assert Clevr(tmp_path, "train", (1, 5)).statistics()["min_separation"] == 0.0
+    assert Clevr(tmp_path, "train", (1, 5)).facts()["min_separation"] == 0.0
 
 
 def test_fingerprint_follows_what_an_item_depends_on(tmp_path):
