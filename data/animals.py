@@ -23,6 +23,7 @@ LABEL_COLUMNS = ("labels", "label", "classes", "class", "animals", "objects")
 ROW_NUMBERS = ("", "index", "id", "unnamed: 0")  # columns that other programs add
 BITS = {"1": True, "1.0": True, "true": True, "yes": True, "x": True}
 BITS |= dict.fromkeys(("0", "0.0", "-1", "false", "no", ""), False)
+PUBLISHED_RESOLUTION = 256  # pixels; Stable Diffusion takes 512 or 768, the models that ship less
 COPY_MARK = re.compile(r"[\s_-]*(\(\d+\)|copy)\s*$", re.IGNORECASE)  # "cat_dog_000 (1)", "cat_dog_000 copy"
 
 
@@ -48,7 +49,8 @@ class Animals(ImageDataset):
         resolution: side of the square.
         max_images: keep the first so many.
         skip_bad_images: leave out images that cannot be read; `num_skipped` counts them.
-        fit: how the image gets into the square, as in `image_to_tensor`; by default the middle is cut out, as published.
+        fit: how the image gets into the square, as in `image_to_tensor`; by default "crop", as published, from 256 pixels
+            on, and below, where the small models learnt it so, "squeeze".
 
     Raises:
         DataError: no folder, no image, no labels, a label not among the classes, or an unreadable image.
@@ -66,7 +68,7 @@ class Animals(ImageDataset):
         resolution: int = 512,
         max_images: int | None = None,
         skip_bad_images: bool = False,
-        fit: str = "crop",
+        fit: str | None = None,
     ):
         super().__init__(resolution, fit)
         self.root, self.classes, self.max_objects = Path(root), list(classes), num_objects[1]
@@ -87,6 +89,10 @@ class Animals(ImageDataset):
     def recognises(cls, root: Path) -> bool:
         """Whether a folder holds metadata or pictures."""
         return any((root / name).is_file() for name in METADATA) or (root.is_dir() and bool(list_pictures(root)))
+
+    def fit_of(self, resolution: int) -> str:
+        """How an image gets into a square of this side."""
+        return self.fit or ("crop" if resolution >= PUBLISHED_RESOLUTION else "squeeze")
 
     def concepts(self, row: int, mirrored: bool) -> Concepts:
         """`conds` (K, num_classes) and `mask` (K,) of a picture."""

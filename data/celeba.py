@@ -74,7 +74,7 @@ class CelebA(ImageDataset):
         joint: bool = False,
         skip_bad_images: bool = False,
         partition: str = "auto",
-        fit: str = "squeeze",
+        fit: str | None = None,
     ):
         super().__init__(resolution, fit, flip)
         self.split, self.domain, self.joint = split, domain, joint

@@ -91,7 +91,7 @@ class Clevr(ImageDataset):
         max_images: int | None = None,
         flip: bool = False,
         skip_bad_images: bool = False,
-        fit: str = "squeeze",
+        fit: str | None = None,
     ):
         super().__init__(resolution, fit, flip)
         self.split, self.max_objects = split, num_objects[1]
@@ -132,10 +132,11 @@ class Clevr(ImageDataset):
         """Centres (count, 2) of a scene's objects, in [0, 1] of the square."""
         start, count = (self.index[name][self.rows[row]] for name in ("starts", "counts"))
         pixels = self.index["pixel_coords"][start : start + count]
-        if self.fit == "squeeze":
+        fit = self.fit_of(self.resolution)
+        if fit == "squeeze":
             return pixels / self.sizes[row]
         width, height = self.sizes[row].tolist()
-        box = np.array(fit_box((int(width), int(height)), self.resolution, self.fit), dtype=np.float32)
+        box = np.array(fit_box((int(width), int(height)), self.resolution, fit), dtype=np.float32)
         return (pixels - box[:2]) / box[2:]
 
     def check_positions(self) -> None:
@@ -160,7 +161,7 @@ class Clevr(ImageDataset):
                 f"{self.scenes_file}: all {len(pixels)} objects lie in the upper left part of their pictures, up to "
                 f"{largest:.2f} of the sides; are pixel_coords those of smaller pictures?"
             )
-        if self.fit == "crop":
+        if self.fit_of(self.resolution) == "crop":
             for row in range(len(self.rows)):
                 shown_part = self.positions(row)
                 if ((shown_part < 0) | (shown_part > 1)).any():

@@ -65,7 +65,7 @@ class ImageDataset(torch.utils.data.Dataset[Item]):
 
     Args:
         resolution: side of the square that each image is fitted into; may be set later.
-        fit: "squeeze", "crop" or "pad", as in `image_to_tensor`.
+        fit: "squeeze", "crop" or "pad", as in `image_to_tensor`; None leaves it to `fit_of`.
         flip: append the mirror image of every picture; length doubles.
     """
 
@@ -74,8 +74,8 @@ class ImageDataset(torch.utils.data.Dataset[Item]):
     shrink_jpegs: ClassVar[bool] = False  # decode JPEGs at a fraction of their size where that is large enough
     decode_all: ClassVar[bool] = False  # decode every image when the dataset is opened, for small ones
 
-    def __init__(self, resolution: int, fit: str = "squeeze", flip: bool = False):
-        if fit not in FITS:
+    def __init__(self, resolution: int, fit: str | None = None, flip: bool = False):
+        if fit is not None and fit not in FITS:
             raise ValueError(f"fit {fit!r}, expected one of {', '.join(FITS)}")
         self.resolution, self.fit, self.flip = resolution, fit, flip
         self.folder, self.num_skipped = Path(), 0
@@ -98,6 +98,10 @@ class ImageDataset(torch.utils.data.Dataset[Item]):
     def statistics(self) -> dict[str, object]:
         """The former name of `facts`, which the scripts still use."""
         return self.facts()
+
+    def fit_of(self, resolution: int) -> str:
+        """How an image gets into a square of this side: as asked for, or else squeezed."""
+        return self.fit or "squeeze"
 
     def admit(
         self,
@@ -135,7 +139,7 @@ class ImageDataset(torch.utils.data.Dataset[Item]):
 
     def __getitem__(self, i: int) -> Item:
         image = decode_image(self.path_of(i), self.resolution if self.shrink_jpegs else None)
-        pixels = image_to_tensor(image, self.resolution, self.fit)
+        pixels = image_to_tensor(image, self.resolution, self.fit_of(self.resolution))
         return {"pixel_values": pixels.flip(-1) if i >= len(self.files) else pixels, **self.annotation(i)}
 
     def annotation(self, i: int) -> Item:
@@ -159,14 +163,8 @@ class ImageDataset(torch.utils.data.Dataset[Item]):
         for name in self.files:
             status = os.stat(os.path.join(self.folder, name))
             stamps.append(f"{name}:{status.st_size}:{status.st_mtime_ns}")
-        parts = [
-            READING_VERSION,
-            self.folder.resolve(),
-            self.resolution,
-            self.fit,
-            self.flip,
-            *self.fingerprint_parts(),
-        ]
+        fit = self.fit_of(self.resolution)
+        parts = [READING_VERSION, self.folder.resolve(), self.resolution, fit, self.flip, *self.fingerprint_parts()]
         text = "\n".join([*map(str, parts), *stamps])
         return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:16]
 

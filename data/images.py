@@ -22,8 +22,13 @@ from igm.data import DataError
 Fit = Literal["squeeze", "crop", "pad"]
 FITS: tuple[str, ...] = get_args(Fit)
 SUFFIXES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+Image.init()
 # Decoders of pictures that people bring. Pillow's others (PostScript by a program of its own among them) stay shut.
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "PPM", "JPEG2000")
+FORMATS = [
+    name
+    for name in ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "PPM", "JPEG2000")
+    if name in Image.OPEN  # an older Pillow lacks AVIF
+]
 MAX_PIXELS = 178_956_970  # where Pillow refuses by default; as RGB and once more as an array they take 1.3 GB
 BIG_PIXELS = 1 << 24  # larger ones are decoded one at a time
 DEEP_GREYS = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")

@@ -98,8 +98,10 @@ def read_rows(path: Path) -> list[Row]:
         separator = find_separator(text)
     if '"' in text:
         return read_quoted_rows(path, text, separator or " ")
-    rows = ((n, [cell.strip() for cell in line.split(separator)]) for n, line in enumerate(text.split("\n"), 1))
-    return [(number, cells) for number, cells in rows if any(cells)]
+    rows = [(number, line.split(separator)) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    if separator is not None:  # splitting at blanks leaves none
+        rows = [(number, [cell.strip() for cell in cells]) for number, cells in rows]
+    return [row for row in rows if any(row[1])]
 
 
 def find_separator(text: str) -> str | None:

@@ -30,7 +30,7 @@ class Pictures(ImageDataset):
         resolution: int = 64,
         max_images: int | None = None,
         skip_bad_images: bool = False,
-        fit: str = "squeeze",
+        fit: str | None = None,
     ):
         super().__init__(resolution, fit)
         paths = [path for place in places for path in find_pictures(Path(place))]
