@@ -45,7 +45,7 @@ TRANSPOSITIONS = {
 }
 
 one_big_at_a_time = threading.Lock()
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # MAX_PIXELS is the limit here
+warnings.filterwarnings("ignore", module="PIL")  # of large pictures (MAX_PIXELS is the limit here), damaged EXIF data
 
 
 @dataclass(frozen=True)

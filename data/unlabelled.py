@@ -1,5 +1,6 @@
 """One's own pictures, without ground truth: files, or folders of files."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -44,7 +45,7 @@ class Pictures(ImageDataset):
 
 def names_in_common_folder(paths: Sequence[Path]) -> list[str]:
     """The paths relative to the deepest folder that holds them all."""
-    full = [path.absolute() for path in paths]
+    full = [Path(os.path.abspath(path)) for path in paths]
     folders = [folder for folder in full[0].parents if all(folder in path.parents for path in full)] if full else []
     return [path.relative_to(folders[0]).as_posix() for path in full]
 
