@@ -85,10 +85,10 @@ class CelebA(ImageDataset):
         values = read_values(table)
         columns = choose_columns(attributes, table.names, self.label_file)
         self.attributes = tuple(table.names[c] for c in columns)
-        splits, self.partition_note = choose_splits(Path(root), table, partition)
-        rows = self.select_rows(table, values, splits)[:max_images]
         folder = find_images(Path(root), table)
         files = match_files(folder, table)
+        splits, self.partition_note = choose_splits(Path(root), table, partition)
+        rows = self.select_rows(table, values, splits)[:max_images]
         if not skip_bad_images:
             self.check_listing(folder, files)
         places = [table.place(row) for row in rows]
@@ -293,6 +293,14 @@ def read_splits(path: Path, table: Table) -> np.ndarray:
             raise DataError(f"{partition.place(row)}: split {number}, expected 0, 1 or 2; mend it")
         split_of[name] = number
     splits = np.array([split_of.get(name, -1) for name in table.files])
+    if (splits < 0).any():  # the one file may say .jpg and the other .png
+        by_id = dict(zip(unique_ids(partition.files), split_of.values(), strict=True))
+        splits = np.array(
+            [
+                split_of.get(name, by_id.get(own, -1))
+                for name, own in zip(table.files, unique_ids(table.files), strict=True)
+            ]
+        )
     unknown = np.flatnonzero(splits < 0)
     if len(unknown) and (len(unknown) == len(splits) or len(partition.files) >= len(table.files)):
         row = int(unknown[0])

@@ -90,12 +90,9 @@ def read_rows(path: Path) -> list[Row]:
         raise DataError(
             f"{path}, line {text[: text.index(chr(0))].count(chr(10)) + 1}: a zero byte; it is no text file"
         )
-    first = text[:10].lower()
-    if first.startswith("sep="):  # Excel's own first line
-        separator: str | None = text[4:5]
-        text = "#" + text[5:] if separator != "\n" else text
-    else:
-        separator = find_separator(text)
+    separator = find_separator(text)
+    if re.match("sep=.\n", text):  # Excel's own first line
+        separator, text = text[4], text[5:]
     if '"' in text:
         return read_quoted_rows(path, text, separator or " ")
     rows = [(number, line.split(separator)) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
