@@ -106,11 +106,10 @@ class Clevr(ImageDataset):
                 f"{self.scenes_file}: no scene with {low} to {high} objects (it has {present}); ask for others"
             )
         folder = find_images(Path(root), self.scenes_file, split, names)
-        files = [
-            locate_file(folder, name, f"{self.scenes_file}, scene {row + 1}")
-            for row, name in zip(rows, names[rows].tolist(), strict=True)
-        ]
-        kept = self.admit(folder, files, np.array(unique_ids(names.tolist()))[rows].tolist(), skip_bad_images)
+        places = [f"{self.scenes_file}, scene {row + 1}" for row in rows.tolist()]
+        files = [locate_file(folder, *named) for named in zip(names[rows].tolist(), places, strict=True)]
+        ids = np.array(unique_ids(names.tolist()))[rows].tolist()
+        kept = self.admit(folder, files, ids, skip_bad_images, places)
         self.rows = rows[kept]
         self.check_positions()
 

@@ -128,7 +128,7 @@ class ImageDataset(torch.utils.data.Dataset[Item]):
         kept = np.array([header is not None for header in headers], dtype=bool)
         if not kept.any():
             raise DataError(f"image {paths[0]}: none of the {len(files)} images can be read; restore them")
-        check_twice(paths, headers, image_ids, self.flip)
+        check_twice(paths, headers, image_ids, places, self.flip)
         self.folder, self.num_skipped = folder, int((~kept).sum())
         self.files, self.image_ids = np.array(files, dtype=str)[kept], np.array(image_ids, dtype=str)[kept]
         self.sizes = np.array([header.size for header in headers if header is not None], dtype=np.float32)
@@ -173,20 +173,29 @@ class ImageDataset(torch.utils.data.Dataset[Item]):
         return ()
 
 
-def check_twice(paths: Sequence[str], headers: Sequence[Header | None], image_ids: Sequence[str], flip: bool) -> None:
+def check_twice(
+    paths: Sequence[str],
+    headers: Sequence[Header | None],
+    image_ids: Sequence[str],
+    places: Sequence[str] | None,
+    flip: bool,
+) -> None:
     """Raise DataError if two of the good images are one file, or have one name."""
-    files: dict[tuple[int, int], str] = {}
-    names: dict[str, str] = {}
-    for path, header, image_id in zip(paths, headers, image_ids, strict=True):
+    files: dict[tuple[int, int], int] = {}
+    names: dict[str, int] = {}
+    for row, (path, header, image_id) in enumerate(zip(paths, headers, image_ids, strict=True)):
         if header is None:
             continue
-        other = files.setdefault(header.inode, path)
-        if other is not path and os.path.realpath(other) == os.path.realpath(path):  # else two names of one content
-            both = "is given twice" if other == path else f"is the same file as {other}"
-            raise DataError(f"image {path} {both}; keep one")
+        start = f"{places[row]}: " if places else ""
+        other = files.setdefault(header.inode, row)
+        if other != row and os.path.realpath(paths[other]) == os.path.realpath(path):  # else two names of one content
+            both = "is given twice" if paths[other] == path else f"is the same file as {paths[other]}"
+            raise DataError(f"{start}image {path} {both}; keep one")
         for name in (image_id, image_id + "_mirrored") if flip else (image_id,):
-            if (other := names.setdefault(name, path)) is not path:
-                raise DataError(f"images {other} and {path} would both be called {name} in the results; rename one")
+            if (other := names.setdefault(name, row)) != row:
+                raise DataError(
+                    f"{start}images {paths[other]} and {path} would both be called {name} in the results; rename one"
+                )
 
 
 def unique_ids(files: Sequence[str]) -> list[str]:

@@ -37,6 +37,7 @@ def read_text(path: Path) -> str:
         raise DataError(
             f"{path}, line {line}: byte {data[error.start]:#04x} is not {error.encoding.upper()}; save it as UTF-8"
         ) from None
+    text = text.removeprefix("\ufeff")
     return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
