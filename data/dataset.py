@@ -228,7 +228,7 @@ def locate_file(folder: Path, name: str, listed: str) -> str:
         DataError: it is empty, cannot be a file's name, or leads out of the folder.
     """
     parts = name.replace("\\", "/").split("/")
-    if not parts[-1] or "\0" in name or ".." in parts or max(map(len, parts)) > 255 or len(name) > 1000:
+    if parts[-1] in ("", ".") or "\0" in name or ".." in parts or max(map(len, parts)) > 255 or len(name) > 1000:
         raise DataError(
             f"{listed}: {shown(name)} is not the name of an image in {folder}; write its name in that folder"
         )
