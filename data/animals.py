@@ -1,25 +1,42 @@
 """Pictures of animals with the set of classes that each shows, from a folder.
 
 Labels come from `metadata.csv` or `metadata.jsonl` in the folder (Hugging Face imagefolder convention: `file_name`, and
-`labels`, a list or a text such as "cat;dog"), or else from file names such as `cat_dog_003.jpg` ("polar-bear" is the
-class "polar bear").
+`labels`, a list or a text such as "cat;dog"; or one column for each class with 1 or 0), or else from file names such as
+`cat_dog_003.jpg` ("polar-bear" is the class "polar bear").
 """
 
-import csv
-import hashlib
-import json
+import contextlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from igm.data import DataError
-from igm.data.images import check_image, decode_image, image_to_tensor
+from igm.data import DataError, printable
+from igm.data.dataset import Concepts, ImageDataset, locate_file
+from igm.data.images import SUFFIXES, list_pictures
+from igm.data.tables import IMAGE_COLUMNS, read_rows
+from igm.data.text import parse_json, read_text, shown
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-LABEL_COLUMNS = ("labels", "label", "classes", "animals", "objects")
+LABEL_COLUMNS = ("labels", "label", "classes", "class", "animals", "objects")
+ROW_NUMBERS = ("", "index", "id", "unnamed: 0")  # columns that other programs add
+BITS = {"1": True, "1.0": True, "true": True, "yes": True, "x": True}
+BITS |= dict.fromkeys(("0", "0.0", "-1", "false", "no", ""), False)
+PUBLISHED_RESOLUTION = 256  # pixels; Stable Diffusion takes 512 or 768, the models that ship less
+COPY_MARK = re.compile(r"[\s_-]*(\(\d+\)|copy)\s*$", re.IGNORECASE)  # "cat_dog_000 (1)", "cat_dog_000 copy"
 
 
-class Animals(torch.utils.data.Dataset):
+@dataclass(frozen=True)
+class Labelled:
+    """A picture's file, as its folder or metadata names it, its class names, and where they stand."""
+
+    file: str
+    names: list[str]
+    place: str
+
+
+class Animals(ImageDataset):
     """Pictures whose number of classes lies in a range.
 
     An item is a dict: `pixel_values` (3, resolution, resolution) float32 in [-1, 1]; `conds` (K, num_classes) float32,
@@ -29,169 +46,222 @@ class Animals(torch.utils.data.Dataset):
     Args:
         root: the folder. classes: names of all classes.
         num_objects: fewest and most classes of a picture, both included; others are left out.
-        resolution: side of the square that the whole image is resized to.
+        resolution: side of the square.
         max_images: keep the first so many.
         skip_bad_images: leave out images that cannot be read; `num_skipped` counts them.
+        fit: how the image gets into the square, as in `image_to_tensor`; by default "crop", as published, from 256 pixels
+            on, and below, where the small models learnt it so, "squeeze".
 
     Raises:
         DataError: no folder, no image, no labels, a label not among the classes, or an unreadable image.
     """
 
+    task = "classes"
+    is_default = True
+    decode_all = True
+
     def __init__(
         self,
         root: str | Path,
-        classes: list[str],
+        classes: Sequence[str],
         num_objects: tuple[int, int] = (2, 2),
         resolution: int = 512,
         max_images: int | None = None,
         skip_bad_images: bool = False,
+        fit: str | None = None,
     ):
-        self.root, self.classes, self.resolution, self.max_objects = Path(root), classes, resolution, num_objects[1]
-        pictures = {path: check_labels(path, names, classes) for path, names in read_labels(self.root).items()}
+        super().__init__(resolution, fit)
+        self.root, self.classes, self.max_objects = Path(root), list(classes), num_objects[1]
+        pictures = [(own, check_labels(own, self.classes)) for own in read_labels(self.root, self.classes)]
         low, high = num_objects
-        kept = [(path, names) for path, names in pictures.items() if low <= len(names) <= high][:max_images]
-        if not kept:
-            present = sorted({len(names) for names in pictures.values()})
+        chosen = [(own, names) for own, names in pictures if low <= len(names) <= high][:max_images]
+        if not chosen:
+            present = sorted({len(names) for _, names in pictures})
             raise DataError(f"{root}: no picture of {low} to {high} classes (they have {present}); ask for others")
-        readable = [self._is_readable(path, skip_bad_images) for path, _ in kept]
-        self.pictures = [picture for picture, good in zip(kept, readable, strict=True) if good]
-        self.num_skipped = len(kept) - len(self.pictures)
-        if not self.pictures:
-            raise DataError(f"{root}: none of the {len(kept)} images can be read; restore them")
+        files = [locate_file(self.root, own.file, own.place) for own, _ in chosen]
+        ids = [Path(file.replace("\\", "/")).as_posix() for file in files]
+        kept = self.admit(
+            self.root, files, list(map(printable, ids)), skip_bad_images, [own.place for own, _ in chosen]
+        )
+        self.labels = [names for (_, names), good in zip(chosen, kept, strict=True) if good]
 
-    @staticmethod
-    def _is_readable(path: Path, skip_bad: bool) -> bool:
-        try:
-            check_image(path)
-            if skip_bad:
-                decode_image(path)
-        except DataError:
-            if not skip_bad:
-                raise
-            return False
-        return True
+    @classmethod
+    def recognises(cls, root: Path) -> bool:
+        """Whether a folder holds metadata or pictures."""
+        return any((root / name).is_file() for name in METADATA) or (root.is_dir() and bool(list_pictures(root)))
 
-    def __len__(self) -> int:
-        return len(self.pictures)
+    def fit_of(self, resolution: int) -> str:
+        """How an image gets into a square of this side."""
+        return self.fit or ("crop" if resolution >= PUBLISHED_RESOLUTION else "squeeze")
 
-    def __getitem__(self, i: int) -> dict:
-        return {"pixel_values": image_to_tensor(decode_image(self.path_of(i)), self.resolution), **self.annotation(i)}
-
-    def annotation(self, i: int) -> dict:
-        """Everything of item i but its pixels, without touching the image file."""
-        numbers = sorted(self.classes.index(name) for name in self.pictures[i][1])
+    def concepts(self, row: int, mirrored: bool) -> Concepts:
+        """`conds` (K, num_classes) and `mask` (K,) of a picture."""
+        numbers = sorted(self.classes.index(name) for name in self.labels[row])
         conds = torch.zeros(self.max_objects, len(self.classes))
         conds[torch.arange(len(numbers)), numbers] = 1
-        mask = (torch.arange(self.max_objects) < len(numbers)).float()
-        return {"conds": conds, "mask": mask, "image_id": self.path_of(i).relative_to(self.root).as_posix()}
+        return {"conds": conds, "mask": (torch.arange(self.max_objects) < len(numbers)).float()}
 
-    def path_of(self, i: int) -> Path:
-        """File of item i."""
-        return self.pictures[i][0]
+    def facts(self) -> dict[str, object]:
+        """Names of the classes."""
+        return {"classes": list(self.classes)}
 
-    def fingerprint(self) -> str:
-        """A short name for exactly these images in this order at this resolution; keys caches of what they yield."""
-        parts = [str(self.root.resolve()), str(self.resolution), *self.classes]
-        stamps = [f"{p.name}:{p.stat().st_size}:{p.stat().st_mtime_ns}" for p, _ in self.pictures]
-        return hashlib.sha256("\n".join(parts + stamps).encode()).hexdigest()[:16]
+    def fingerprint_parts(self) -> Sequence[object]:
+        """The classes, whose order is that of the conditions."""
+        return self.classes
 
 
-def read_labels(root: Path) -> dict[Path, list[str]]:
+def read_labels(root: Path, classes: Sequence[str] = ()) -> list[Labelled]:
     """The class names of every picture in a folder, in the order of the metadata or else of the file names.
+
+    Args:
+        classes: names of all classes, by which columns of a class each are told.
 
     Raises:
         DataError: no folder, no image, or metadata that cannot be used.
     """
     if not root.is_dir():
         raise DataError(f"--dataset_root {root} is not a folder; give the folder that holds the images")
-    if (root / "metadata.csv").is_file():
-        return labels_of_rows(root / "metadata.csv", read_csv(root / "metadata.csv"))
-    if (root / "metadata.jsonl").is_file():
-        return labels_of_rows(root / "metadata.jsonl", read_jsonl(root / "metadata.jsonl"))
-    files = sorted(path for path in root.iterdir() if path.suffix.lower() in SUFFIXES)
+    for name, reader in METADATA.items():
+        if (root / name).is_file():
+            pictures = reader(root / name, classes)
+            check_once(root / name, pictures)
+            return pictures
+    files = list_pictures(root)
     if not files:
         raise DataError(f"--dataset_root {root} holds no image ({' '.join(SUFFIXES)}); put some there")
-    return {path: labels_of_name(path) for path in files}
+    return [Labelled(path.name, labels_of_name(path), f"image {path}") for path in files]
 
 
-def read_csv(file: Path) -> list[dict]:
-    """The rows of a CSV file with a header.
+def read_csv(file: Path, classes: Sequence[str]) -> list[Labelled]:
+    """The pictures that a CSV file with a header names: in a column of labels, or in one column for each class.
 
     Raises:
-        DataError: it is not text.
+        DataError: it is no such table.
     """
-    try:
-        return list(csv.DictReader(file.read_text(encoding="utf-8-sig").splitlines()))
-    except (UnicodeDecodeError, csv.Error):
-        raise DataError(f"{file} is not a CSV text; write it with a header file_name,labels") from None
+    rows = read_rows(file)
+    header = [name.strip().lower() for name in rows[0][1]] if rows else []
+    images = next((c for name in IMAGE_COLUMNS for c, own in enumerate(header) if own == name), None)
+    labels = next((c for name in LABEL_COLUMNS for c, own in enumerate(header) if own == name), None)
+    known = {name.lower() for name in classes}
+    if images is None or (labels is None and known.isdisjoint(header)):
+        found = ", ".join(rows[0][1]) if rows else "nothing"
+        raise DataError(f"{file} needs the columns file_name and labels (or one for each class), it has {found}")
+    if len(rows) == 1:
+        raise DataError(f"{file} names no image; write file_name,labels and one line per image")
+    if labels is None:
+        return read_one_hot(file, rows, images)
+    pictures = []
+    for line, cells in rows[1:]:
+        place = f"{file}, line {line}"
+        if len(cells) > len(header) and labels == len(header) - 1:  # labels that stand in cells of their own
+            cells = [*cells[:labels], ";".join(cells[labels:])]
+        if len(cells) != len(header):
+            raise DataError(f"{place}: {len(cells)} cells, expected {len(header)}; put several labels in quotes")
+        pictures.append(Labelled(cells[images], split_labels(cells[labels]), place))
+    return pictures
 
 
-def read_jsonl(file: Path) -> list[dict]:
-    """The objects of a file with one JSON object per line.
+def read_one_hot(file: Path, rows: Sequence[tuple[int, list[str]]], images: int) -> list[Labelled]:
+    """The pictures of a table with one column for each class: 1 where the picture shows it, else 0.
+
+    Raises:
+        DataError: a row of another length than the header.
+    """
+    header = rows[0][1]
+    for line, cells in rows[1:]:
+        if len(cells) != len(header):
+            raise DataError(f"{file}, line {line}: {len(cells)} cells, expected {len(header)}; mend it")
+    columns = [c for c, name in enumerate(header) if c != images and name.strip().lower() not in ROW_NUMBERS]
+    columns = [c for c in columns if all(cells[c].lower() in BITS for _, cells in rows[1:])]
+    return [
+        Labelled(cells[images], [header[c].strip() for c in columns if BITS[cells[c].lower()]], f"{file}, line {line}")
+        for line, cells in rows[1:]
+    ]
+
+
+def read_jsonl(file: Path, classes: Sequence[str]) -> list[Labelled]:
+    """The pictures that a file with one JSON object per line names.
 
     Raises:
         DataError: a line is something else.
     """
-    rows = []
-    for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
-        if line.strip():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                rows.append(None)
-            if not isinstance(rows[-1], dict):
-                raise DataError(
-                    f'{file} line {number} is not a JSON object such as {{"file_name": ..., "labels": ...}}'
-                )
-    return rows
-
-
-def labels_of_rows(file: Path, rows: list[dict]) -> dict[Path, list[str]]:
-    """The class names of every picture that a metadata file names.
-
-    Raises:
-        DataError: no row, a row without `file_name` or labels, or a picture named twice.
-    """
-    if not rows:
-        raise DataError(f"{file} names no image; write file_name,labels and one line per image")
-    column = next((name for name in LABEL_COLUMNS if name in rows[0]), None)
-    if column is None or "file_name" not in rows[0]:
-        raise DataError(f"{file} needs the columns file_name and labels, it has {', '.join(map(str, rows[0]))}")
-    pictures: dict[Path, list[str]] = {}
-    for row in rows:
-        value = row.get(column) or []
-        names = value if isinstance(value, list) else str(value).replace(",", ";").split(";")
-        path = file.parent / str(row.get("file_name"))
-        if path in pictures:
-            raise DataError(f"{file} names {row['file_name']} twice; keep one line for each image")
-        pictures[path] = [str(name).strip() for name in names if str(name).strip()]
+    pictures = []
+    for number, line in enumerate(read_text(file).split("\n"), 1):
+        if not line.strip():
+            continue
+        place = f"{file} line {number}"
+        row = None
+        with contextlib.suppress(DataError):
+            row = parse_json(line, place)
+        if not isinstance(row, dict):
+            raise DataError(f'{place} is not a JSON object such as {{"file_name": ..., "labels": ...}}')
+        name = next((row[key] for key in IMAGE_COLUMNS if key in row), None)
+        labels = next((row[key] for key in LABEL_COLUMNS if key in row), None)
+        if not isinstance(name, str):
+            raise DataError(f"{place}: file_name is {shown(name)}, expected the name of an image; write it")
+        if not isinstance(labels, str | list) or not all(isinstance(label, str) for label in labels):
+            raise DataError(f"{place}: labels is {shown(labels)}, expected a list of class names; write it")
+        names = split_labels(labels) if isinstance(labels, str) else [label.strip() for label in labels]
+        pictures.append(Labelled(name, names, place))
+    if not pictures:
+        raise DataError(f"{file} names no image; write one JSON object of file_name and labels per line")
     return pictures
 
 
+METADATA = {"metadata.csv": read_csv, "metadata.jsonl": read_jsonl}
+
+
+def check_once(file: Path, pictures: Sequence[Labelled]) -> None:
+    """Raise DataError if metadata name a picture twice."""
+    first: dict[str, str] = {}
+    for own in pictures:
+        if (other := first.setdefault(own.file, own.place)) != own.place:
+            raise DataError(f"{other} and {own.place.removeprefix(str(file))}: both are of {shown(own.file)}; keep one")
+
+
+def split_labels(text: str) -> list[str]:
+    """The names in a text such as "cat;dog", "cat|dog", "cat, dog" or "['cat', 'dog']"."""
+    inner = text.strip()
+    if inner[:1] + inner[-1:] in ("[]", "()", "{}"):
+        inner = inner[1:-1]
+    names = [name.strip().strip("\"'").strip() for name in re.split("[;,|]", inner)]
+    return [name for name in names if name]
+
+
 def labels_of_name(path: Path) -> list[str]:
-    """The class names in a file name: all parts between underscores but a number at the end.
+    """The class names in a file name: all parts between underscores but numbers, and without the mark of a copy.
 
     Raises:
         DataError: there is none.
     """
-    parts = [part for part in path.stem.split("_") if part and not part.isdigit()]
+    stem = path.stem
+    while (plain := COPY_MARK.sub("", stem)) != stem:
+        stem = plain
+    parts = [part.strip() for part in stem.split("_") if part.strip() and not part.strip().isdigit()]
     if not parts:
         raise DataError(f"{path}: no label in its name; call it cat_dog_003{path.suffix}, or write a metadata.csv")
     return [part.replace("-", " ") for part in parts]
 
 
-def check_labels(path: Path, names: list[str], classes: list[str]) -> list[str]:
+def check_labels(picture: Labelled, classes: Sequence[str]) -> list[str]:
     """The names as they are spelt in `classes`, whatever their case.
 
     Raises:
         DataError: one is not among the classes, appears twice, or there is none.
     """
+    names, place = picture.names, f"{picture.place}, {picture.file}"
+    if picture.place.endswith(picture.file):  # labelled by its own name
+        place = picture.place
     known = {name.lower(): name for name in classes}
     unknown = [name for name in names if name.lower() not in known]
     if unknown:
-        raise DataError(f"{path}: label '{unknown[0]}' is not among --classes {' '.join(classes)}; add it or relabel")
+        raise DataError(
+            f"{place}: label {shown(unknown[0])} is not among --classes {' '.join(classes)}; add it or relabel"
+        )
     if not names:
-        raise DataError(f"{path} has no label; write one in its metadata")
+        raise DataError(f"{place} has no label; write one in its metadata")
     if len(set(map(str.lower, names))) < len(names):
-        raise DataError(f"{path}: a label is given twice ({', '.join(names)}); a picture's labels are a set of classes")
+        raise DataError(
+            f"{place}: a label is given twice ({', '.join(names)}); a picture's labels are a set of classes"
+        )
     return [known[name.lower()] for name in names]

@@ -7,44 +7,60 @@ and list_eval_partition.csv or .txt, where there is one.
 """
 
 import difflib
-from collections.abc import Iterable, Sequence
+import functools
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from igm import warn
 from igm.data import DataError
-from igm.data.images import check_images, decode_image, files_fingerprint, image_to_tensor
+from igm.data.dataset import Concepts, ImageDataset, locate_file, unique_ids
+from igm.data.images import SUFFIXES
+from igm.data.tables import Table, read_table
 
 DEFAULT_ATTRIBUTES = ("Black_Hair", "Eyeglasses", "Smiling")
 DOMAINS = {"female": -1, "male": 1}  # the value of Male
 SPLITS = ("train", "val", "test")  # their numbers in the partition file
+SPLIT_WORDS = {"train": 0, "training": 0, "val": 1, "valid": 1, "validation": 1, "dev": 1, "test": 2, "testing": 2}
 TRAIN_ROWS, TEST_ROWS = 70_000, 90_000  # the published split: training rows below the one, test rows from the other
+PARTITIONS = ("auto", "official", "rows")
 LABEL_FILE, PARTITION_FILE = "list_attr_celeba", "list_eval_partition"
+warn_once = functools.cache(warn)
 
 
-class CelebA(torch.utils.data.Dataset):
+class CelebA(ImageDataset):
     """Faces of one domain with the values of chosen attributes as concepts.
 
     An item is a dict: `pixel_values` (3, resolution, resolution) float32 in [-1, 1]; `conds` (K, 2 K) float32, for
     attribute k a row that is 1 at 2 k + value and 0 elsewhere, value 0 or 1; `mask` (K,) ones; `image_id` str. With
     `joint` there is one concept, the sum of those rows, and `conds` is (1, 2 K): the generative classifier's label.
+    `partition_note` says in one sentence which rows are in which split.
 
     Args:
         root: folder in either layout.
-        split: "train", "val" or "test", of the partition file; without one, rows as in the published code.
+        split: "train", "val" or "test".
         domain: "female", "male" or "all".
         attributes: K names of the file's header, or "all" for every name there (40).
-        resolution: side of the square that the whole image is resized to.
+        resolution: side of the square.
         max_images: keep the first so many.
         flip: append the mirror image of every face; length doubles.
         joint: one concept for all attributes together.
         skip_bad_images: leave out rows whose image is absent or corrupt, and allow images without a row.
+        partition: "official" splits as the partition file says, "rows" as the published code does, by row numbers; "auto"
+            is "rows" for the whole table (more than 90,000 rows) and where there is no partition file, else "official".
+        fit: how the image gets into the square, as in `image_to_tensor`; by default it is squeezed, as published.
 
     Raises:
         DataError: files missing or not CelebA's, an unknown attribute, a row without its image or the reverse, or no
             image in this domain and split.
     """
+
+    task = "attributes"
+    is_default = True
+    shrink_jpegs = True
 
     def __init__(
         self,
@@ -57,68 +73,69 @@ class CelebA(torch.utils.data.Dataset):
         flip: bool = False,
         joint: bool = False,
         skip_bad_images: bool = False,
+        partition: str = "auto",
+        fit: str | None = None,
     ):
-        self.split, self.domain, self.resolution, self.flip, self.joint = split, domain, resolution, flip, joint
-        self.label_file = find_table(Path(root), LABEL_FILE)
-        if self.label_file is None:
+        super().__init__(resolution, fit, flip)
+        self.split, self.domain, self.joint = split, domain, joint
+        label_file = find_table(Path(root), LABEL_FILE)
+        if label_file is None:
             raise DataError(f"{Path(root) / LABEL_FILE}.txt (or .csv) is missing; give the folder of CelebA")
-        names, self.files, values, self.lines = read_table(self.label_file)
-        check_values(values, names, self.label_file, self.lines)
-        columns = choose_columns(attributes, names, self.label_file)
-        self.attributes = tuple(names[c] for c in columns)
-        rows = self.select_rows(Path(root), names, values)[:max_images]
-        self.image_dir = find_images(Path(root), self.files)
-        self.check_listing(skip_bad_images)
-        places = [f"{self.label_file}, line {self.lines[row]}" for row in rows]
-        bad = check_images([self.image_dir / self.files[row] for row in rows], skip_bad_images, places)[1]
-        self.rows, self.num_skipped = rows[~bad], int(bad.sum())
-        if not len(self.rows):
-            raise DataError(f"{self.image_dir}: none of the {len(rows)} images can be read; restore them")
+        self.label_file, table = label_file, read_table(label_file)
+        values = read_values(table)
+        columns = choose_columns(attributes, table.names, self.label_file)
+        self.attributes = tuple(table.names[c] for c in columns)
+        folder = find_images(Path(root), table)
+        files = match_files(folder, table)
+        splits, self.partition_note = choose_splits(Path(root), table, partition)
+        rows = self.select_rows(table, values, splits)[:max_images]
+        if not skip_bad_images:
+            self.check_listing(folder, files)
+        places = [table.place(row) for row in rows]
+        ids = unique_ids(table.files)
+        kept = self.admit(folder, [files[r] for r in rows], [ids[r] for r in rows], skip_bad_images, places)
+        self.rows = rows[kept]
         self.values = (values[self.rows][:, columns] > 0).astype(np.int64)  # (N, K), 0 or 1
 
-    def select_rows(self, root: Path, names: list[str], values: np.ndarray) -> np.ndarray:
+    @classmethod
+    def recognises(cls, root: Path) -> bool:
+        """Whether a folder holds CelebA's table of attributes."""
+        return root.is_dir() and find_table(root, LABEL_FILE) is not None
+
+    def select_rows(self, table: Table, values: np.ndarray, splits: np.ndarray) -> np.ndarray:
         """Numbers of the rows of this split and domain."""
-        splits = read_splits(root, self.files, self.lines, self.label_file)
         keep = splits == SPLITS.index(self.split)
         if not keep.any():
-            raise DataError(f"{self.label_file}: no row is in the {self.split} split; choose another --split")
+            raise DataError(
+                f"{self.label_file}: no row is in the {self.split} split ({self.partition_note}); choose another --split"
+            )
         if self.domain != "all":
-            if "Male" not in names:
+            if "Male" not in table.names:
                 raise DataError(f"{self.label_file} has no attribute Male, which --domain {self.domain} needs")
-            keep &= values[:, names.index("Male")] == DOMAINS[self.domain]
+            keep &= values[:, table.names.index("Male")] == DOMAINS[self.domain]
         if not keep.any():
             raise DataError(f"{self.label_file}: no {self.domain} row in the {self.split} split; check attribute Male")
         return np.flatnonzero(keep)
 
-    def check_listing(self, skip_bad_images: bool) -> None:
-        """Raise DataError if the folder holds images that no row describes."""
-        if skip_bad_images or not self.image_dir.is_dir():
-            return
-        listed = set(self.files)
-        extra = sorted(p.name for p in self.image_dir.iterdir() if p.suffix == ".jpg" and p.name not in listed)
+    def check_listing(self, folder: Path, files: Sequence[str]) -> None:
+        """Raise DataError if the folder holds images, of the kinds that the table lists, that no row describes."""
+        listed = set(files)
+        kinds = {suffix_of(name) for name in files}
+        extra = [name for name in pictures_in(folder) if name not in listed and suffix_of(name) in kinds]
         if extra:
             raise DataError(
-                f"image {self.image_dir / extra[0]} has no row in {self.label_file} ({len(extra)} such images); "
+                f"image {folder / min(extra)} has no row in {self.label_file} ({len(extra)} such images); "
                 "restore the file, or pass --skip_bad_images"
             )
 
-    def __len__(self) -> int:
-        return len(self.rows) * (2 if self.flip else 1)
-
-    def __getitem__(self, i: int) -> dict:
-        pixels = image_to_tensor(decode_image(self.path_of(i), self.resolution), self.resolution)
-        return {"pixel_values": pixels.flip(-1) if i >= len(self.rows) else pixels, **self.annotation(i)}
-
-    def annotation(self, i: int) -> dict:
-        """Everything of item i but its pixels, without touching the image file."""
-        j = i % len(self.rows)
-        conds = one_hot(torch.from_numpy(self.values[j]))  # (K, 2 K)
+    def concepts(self, row: int, mirrored: bool) -> Concepts:
+        """`conds` (K, 2 K), or (1, 2 K) where they are joint, and `mask` of a face or its mirror image."""
+        conds = one_hot(torch.from_numpy(self.values[row]))  # (K, 2 K)
         if self.joint:
             conds = conds.sum(0, keepdim=True)  # (1, 2 K)
-        image_id = Path(self.files[self.rows[j]]).stem + ("_mirrored" if i >= len(self.rows) else "")
-        return {"conds": conds, "mask": torch.ones(len(conds)), "image_id": image_id}
+        return {"conds": conds, "mask": torch.ones(len(conds))}
 
-    def statistics(self) -> dict:
+    def facts(self) -> dict[str, object]:
         """Facts about the training data that inference uses: names of the attributes and how often each is 1."""
         shares = [round(float(share), 4) for share in self.values.mean(0)]
         return {"attributes": list(self.attributes), "frequencies": shares}
@@ -127,17 +144,6 @@ class CelebA(torch.utils.data.Dataset):
         """Attributes that have one value only in these rows: nothing can be learnt about the other."""
         varies = self.values.min(0) != self.values.max(0)
         return [name for name, v in zip(self.attributes, varies, strict=True) if not v]
-
-    def path_of(self, i: int) -> Path:
-        """File of item i; IndexError beyond the end, which also ends `for item in dataset`."""
-        if not 0 <= i < len(self):
-            raise IndexError(f"item {i} of {len(self)}")
-        return self.image_dir / self.files[self.rows[i % len(self.rows)]]
-
-    def fingerprint(self) -> str:
-        """A short name for exactly these images in this order at this resolution; keys caches of what they yield."""
-        paths = [self.path_of(i) for i in range(len(self.rows))]
-        return files_fingerprint(paths, self.image_dir.resolve(), self.resolution, self.flip)
 
 
 def one_hot(values: torch.Tensor) -> torch.Tensor:
@@ -164,64 +170,65 @@ def find_table(root: Path, stem: str) -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
-def find_images(root: Path, files: Sequence[str]) -> Path:
+def suffix_of(name: str) -> str:
+    """The suffix of a file's name in small letters: ".jpg"."""
+    return os.path.splitext(name)[1].lower()
+
+
+def pictures_in(folder: Path) -> list[str]:
+    """Names of the image files in a folder, in no order; hidden ones (`._000001.jpg` of macOS) are none."""
+    names = os.listdir(folder) if folder.is_dir() else []
+    return [name for name in names if suffix_of(name) in SUFFIXES and not name.startswith(".")]
+
+
+def find_images(root: Path, table: Table) -> Path:
     """The folder that holds the images: the deepest of the usual places with any of the first rows' files."""
     places = [root / "img_align_celeba" / "img_align_celeba", root / "img_align_celeba"]
     places += [root / "Img" / "img_align_celeba", root / "images", root]
+    names = table.files[:100]
     for place in places:
-        if any((place / name).is_file() for name in files[:100]):
+        if any((place / locate_file(place, name, table.place(row))).is_file() for row, name in enumerate(names)):
+            return place
+    stems = {os.path.splitext(name)[0] for name in names}
+    for place in places:  # files of another suffix than the table says
+        if any(os.path.splitext(name)[0] in stems for name in pictures_in(place)):
             return place
     return next((place for place in places if place.is_dir()), places[1])
 
 
-def read_table(path: Path) -> tuple[list[str], list[str], np.ndarray, np.ndarray]:
-    """Read a table of whole numbers with a file name in its first column: comma or blank separated, told by content.
+def match_files(folder: Path, table: Table) -> list[str]:
+    """The file, in a folder, of each row: of its name, else the one of its stem (000001.png where the table says .jpg)."""
+    present = set(os.listdir(folder)) if folder.is_dir() else set()
+    files = [
+        name if name in present else locate_file(folder, name, table.place(row)) for row, name in enumerate(table.files)
+    ]
+    missing = [row for row, name in enumerate(files) if name not in present and not (folder / name).is_file()]
+    if missing:
+        by_stem: dict[str, list[str]] = {}
+        for name in pictures_in(folder):
+            by_stem.setdefault(os.path.splitext(name)[0], []).append(name)
+        for row in missing:
+            found = by_stem.get(os.path.splitext(files[row])[0], [])
+            files[row] = found[0] if len(found) == 1 else files[row]
+    return files
 
-    A first line that is one number is the count of rows, as the original files have it.
 
-    Returns:
-        names of the columns (empty if there is no header), files, values (N, columns) int64, and the line (N,) of the
-        file that each row stands in, from 1.
+def read_values(table: Table) -> np.ndarray:
+    """The attributes (N, columns) of a table, 1 or -1.
 
     Raises:
-        DataError: not text, cut short, or a row of another length or with something else than whole numbers.
+        DataError: there are no named columns, or a cell is something else.
     """
-    try:
-        lines = path.read_text().splitlines()
-    except UnicodeDecodeError:
-        raise DataError(f"{path} is not a text file; unpack it again") from None
-    rows = [(number, line.replace(",", " ").split()) for number, line in enumerate(lines, 1) if line.strip()]
-    count = int(rows.pop(0)[1][0]) if rows and len(rows[0][1]) == 1 and rows[0][1][0].isdecimal() else None
-    names = []
-    if rows and "." not in rows[0][1][0]:  # a header: no file name
-        names = [name for name in rows.pop(0)[1] if name != "image_id"]
-    if not rows:
-        raise DataError(f"{path} has no rows; unpack it again")
-    if count is not None and count != len(rows):
-        raise DataError(f"{path} announces {count} rows and has {len(rows)}: it is cut short; unpack it again")
-    width = len(names) if names else len(rows[0][1]) - 1
-    for number, cells in rows:
-        if len(cells) != width + 1:
-            raise DataError(f"{path}, line {number}: {len(cells) - 1} values, expected {width}; unpack it again")
-    files = [cells[0] for _, cells in rows]
-    try:
-        values = np.array([cells[1:] for _, cells in rows]).astype(np.int64)
-    except ValueError:
-        number, cell = next((n, c) for n, cells in rows for c in cells[1:] if not c.lstrip("+-").isdecimal())
-        raise DataError(f"{path}, line {number}: {cell!r} is not a whole number; unpack it again") from None
-    return names, files, values, np.array([number for number, _ in rows])
-
-
-def check_values(values: np.ndarray, names: list[str], path: Path, lines: np.ndarray) -> None:
-    """Raise DataError unless there are named columns and all values are 1 or -1."""
-    if not names:
-        raise DataError(f"{path} has no header with the attributes' names; unpack it again")
+    if not table.names:
+        raise DataError(f"{table.path} has no header with the attributes' names; write it as the first line")
+    values = table.numbers()
     wrong = np.argwhere(np.abs(values) != 1)
     if len(wrong):
         row, column = wrong[0]
         raise DataError(
-            f"{path}, line {lines[row]}: {names[column]} is {values[row, column]}, expected 1 or -1; mend it"
+            f"{table.place(row)}: {table.names[column]} is {values[row, column]}, expected 1 or -1; mend it"
         )
+    return values
 
 
 def choose_columns(attributes: Sequence[str] | str, names: list[str], path: Path) -> list[int]:
@@ -242,22 +249,60 @@ def choose_columns(attributes: Sequence[str] | str, names: list[str], path: Path
     return [names.index(name) for name in attributes]
 
 
-def read_splits(root: Path, files: Iterable[str], lines: np.ndarray, label_file: Path) -> np.ndarray:
-    """The split (N,) of every row: 0 train, 1 val, 2 test; of the partition file, else the published rows.
+def choose_splits(root: Path, table: Table, partition: str) -> tuple[np.ndarray, str]:
+    """The split (N,) of every row, 0 train, 1 val, 2 test, -1 none; and a sentence that says whose it is.
 
     Raises:
-        DataError: a row's image is not in the partition file, or has another number there.
+        DataError: the partition file is needed and missing, or at fault.
     """
+    if partition not in PARTITIONS:
+        raise ValueError(f"partition {partition!r}, expected one of {', '.join(PARTITIONS)}")
     path = find_table(root, PARTITION_FILE)
-    if path is None:
-        row = np.arange(len(lines))
-        return np.where(row < TRAIN_ROWS, 0, np.where(row < TEST_ROWS, 1, 2))
-    _, names, values, numbers = read_table(path)
-    wrong = np.flatnonzero((values[:, 0] < 0) | (values[:, 0] > 2))
-    if len(wrong):
-        raise DataError(f"{path}, line {numbers[wrong[0]]}: split {values[wrong[0], 0]}, expected 0, 1 or 2; mend it")
-    split_of = dict(zip(names, values[:, 0].tolist(), strict=True))
-    for name, line in zip(files, lines, strict=True):
-        if name not in split_of:
-            raise DataError(f"{label_file}, line {line}: {name} is not in {path}; unpack both again")
-    return np.array([split_of[name] for name in files])
+    if partition == "official" and path is None:
+        raise DataError(
+            f"{root / PARTITION_FILE}.txt (or .csv) is missing, which --partition official needs; restore it"
+        )
+    rows = np.arange(len(table.files))
+    if partition != "rows" and path is not None and (partition == "official" or len(rows) <= TEST_ROWS):
+        splits = read_splits(path, table)
+        left_out = int((splits < 0).sum())
+        note = f"the split is that of {path}" + (f", without {left_out} rows that it does not list" if left_out else "")
+        if left_out:
+            warn_once(f"{path} lists {len(rows) - left_out} of the {len(rows)} images; {left_out} are left out")
+        return splits, note
+    splits = np.where(rows < TRAIN_ROWS, 0, np.where(rows < TEST_ROWS, 1, 2))
+    return splits, f"the split is the published one: rows below {TRAIN_ROWS:,} train, from {TEST_ROWS:,} on test"
+
+
+def read_splits(path: Path, table: Table) -> np.ndarray:
+    """The split (N,) of every row as a partition file has it, by number or in words; -1 for rows that it does not list.
+
+    Raises:
+        DataError: a split is neither, no image is in both files, or one is missing in a partition file that is not shorter.
+    """
+    partition = read_table(path)
+    column = len(partition.cells[0]) - 1 if "partition" not in partition.names else partition.names.index("partition")
+    split_of = {}
+    for row, (name, cells) in enumerate(zip(partition.files, partition.cells, strict=True)):
+        if not cells:
+            raise DataError(f"{partition.place(row)}: no split beside {name}; write 0, 1 or 2")
+        number = SPLIT_WORDS.get(cells[column].lower())
+        if number is None:
+            number = partition.number(row, column)
+        if number not in (0, 1, 2):
+            raise DataError(f"{partition.place(row)}: split {number}, expected 0, 1 or 2; mend it")
+        split_of[name] = number
+    splits = np.array([split_of.get(name, -1) for name in table.files])
+    if (splits < 0).any():  # the one file may say .jpg and the other .png
+        by_id = dict(zip(unique_ids(partition.files), split_of.values(), strict=True))
+        splits = np.array(
+            [
+                split_of.get(name, by_id.get(own, -1))
+                for name, own in zip(table.files, unique_ids(table.files), strict=True)
+            ]
+        )
+    unknown = np.flatnonzero(splits < 0)
+    if len(unknown) and (len(unknown) == len(splits) or len(partition.files) >= len(table.files)):
+        row = int(unknown[0])
+        raise DataError(f"{table.place(row)}: {table.files[row]} is not in {path}; take both files of one collection")
+    return splits

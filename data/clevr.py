@@ -1,50 +1,86 @@
-"""CLEVR v1.0 (Johnson et al. 2017): images with the 2-D positions of their objects.
+"""CLEVR (Johnson et al. 2017): images with the 2-D positions of their objects.
 
-Layout:
-    <root>/images/<split>/CLEVR_<split>_000000.png
-    <root>/scenes/CLEVR_<split>_scenes.json        (or in <root>, as the published code has it, or beside the images)
+Layouts, told apart by what is found:
+    <root>/images/<split>/CLEVR_<split>_000000.png      (v1.0, and CoGenT with splits such as valA)
+    <root>/scenes/CLEVR_<split>_scenes.json             (or in <root>, as the published code has it, or beside the images)
+and what the generator writes, whose split is "new":
+    <root>/images/CLEVR_new_000000.png
+    <root>/CLEVR_scenes.json
 """
 
+import atexit
 import contextlib
+import functools
 import hashlib
-import json
+import itertools
+import math
 import os
-import zipfile
+import shutil
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from igm import warn
 from igm.data import DataError
-from igm.data.images import check_images, decode_image, files_fingerprint, image_to_tensor
+from igm.data.dataset import Concepts, ImageDataset, locate_file, unique_ids
+from igm.data.images import fit_box
+from igm.data.text import parse_json, read_text, shown
+
+INDEX_VERSION = 2  # in the name of every cached index: raised when the same JSON gives another index than before
+INDEX_TYPES = {"files": "U", "counts": "i", "starts": "i", "pixel_coords": "f"}
+MANY_OBJECTS = 100  # of so many, some lie in the lower or the right quarter of their pictures
+GENERATOR_SPLIT, GENERATOR_FILE = "new", "CLEVR_scenes.json"
+Index = dict[str, np.ndarray]
 
 
 def cache_dir() -> Path:
-    """Folder for what can be computed again: `$IGM_CACHE`, else `$XDG_CACHE_HOME/igm`, else `~/.cache/igm`."""
-    root = os.environ.get("IGM_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "igm"
-    return Path(root)
+    """Folder for what can be computed again: `$IGM_CACHE`, else `$XDG_CACHE_HOME/igm`, else `~/.cache/igm`.
+
+    Where the user has no home, a folder that lasts as long as this process.
+    """
+    if root := os.environ.get("IGM_CACHE"):
+        return Path(root)
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "igm"
+    except RuntimeError:  # no HOME, and no entry in passwd
+        return passing_folder()
 
 
-class Clevr(torch.utils.data.Dataset):
+@functools.cache
+def passing_folder() -> Path:
+    """A new folder that is removed when the process ends."""
+    folder = tempfile.mkdtemp(prefix="igm-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
+
+
+class Clevr(ImageDataset):
     """CLEVR scenes whose number of objects lies in a range.
 
     An item is a dict: `pixel_values` (3, resolution, resolution) float32 in [-1, 1]; `conds` (K, 2) float32, the
-    objects' centres (x, y) in [0, 1] of the image's own width and height, origin top left; `mask` (K,), 0 for padding;
-    `image_id` str. K is the largest number of objects in the range.
+    objects' centres (x, y) in [0, 1] of the square that the image is fitted into (squeezed: of the image's own width and
+    height), origin top left; `mask` (K,), 0 for padding; `image_id` str. K is the largest number of objects in the range.
 
     Args:
         root: folder of CLEVR v1.0, or of anything in its layout.
-        split: "train" or "val"; the test split has no scenes.
+        split: "train", "val", or any other that has a scenes file; the test split has none.
         num_objects: smallest and largest number of objects, both included.
-        resolution: side of the square that the whole image is resized to.
+        resolution: side of the square.
         max_images: keep the first so many matching scenes (the published code caps training at 50,000).
         flip: append the mirror image of every scene (positions mirrored too); length doubles.
         skip_bad_images: leave out images that are absent or corrupt (every image is decoded once to find them);
             `num_skipped` counts them.
+        fit: how the image gets into the square, as in `image_to_tensor`; by default it is squeezed, as published.
 
     Raises:
-        DataError: files missing or not CLEVR's, an image absent, or no scene in the range.
+        DataError: files missing or not CLEVR's, an image absent, a position outside its image, or no scene in the range.
     """
+
+    task = "positions"
+    is_default = True
 
     def __init__(
         self,
@@ -55,47 +91,82 @@ class Clevr(torch.utils.data.Dataset):
         max_images: int | None = None,
         flip: bool = False,
         skip_bad_images: bool = False,
+        fit: str | None = None,
     ):
-        self.split, self.resolution, self.flip, self.max_objects = split, resolution, flip, num_objects[1]
-        scenes_file = find_scenes(Path(root), split)
-        self.index = load_index(scenes_file)
-        self.image_dir = find_images(Path(root), scenes_file, split, str(self.index["files"][0]))
-        counts = self.index["counts"]
+        super().__init__(resolution, fit, flip)
+        self.split, self.max_objects = split, num_objects[1]
+        self.scenes_file = find_scenes(Path(root), split)
+        self.index = load_index(self.scenes_file)
+        names, counts = self.index["files"], self.index["counts"]
         rows = np.flatnonzero((counts >= num_objects[0]) & (counts <= num_objects[1]))[:max_images]
         if not len(rows):
-            present = f"{counts.min()} to {counts.max()}"
             low, high = num_objects
-            raise DataError(f"{scenes_file}: no scene with {low} to {high} objects (it has {present}); ask for others")
-        self.sizes, bad = check_images([self.image_path(row) for row in rows], skip_bad_images)
-        self.rows, self.sizes, self.num_skipped = rows[~bad], self.sizes[~bad], int(bad.sum())
-        if not len(self.rows):
-            raise DataError(f"{self.image_dir}: none of the {len(rows)} images can be read; restore them")
+            present = f"{counts.min()} to {counts.max()}"
+            raise DataError(
+                f"{self.scenes_file}: no scene with {low} to {high} objects (it has {present}); ask for others"
+            )
+        folder = find_images(Path(root), self.scenes_file, split, names)
+        places = [f"{self.scenes_file}, scene {row + 1}" for row in rows.tolist()]
+        files = [locate_file(folder, *named) for named in zip(names[rows].tolist(), places, strict=True)]
+        ids = np.array(unique_ids(names.tolist()))[rows].tolist()
+        kept = self.admit(folder, files, ids, skip_bad_images, places)
+        self.rows = rows[kept]
+        self.check_positions()
 
-    def __len__(self) -> int:
-        return len(self.rows) * (2 if self.flip else 1)
+    @classmethod
+    def recognises(cls, root: Path) -> bool:
+        """Whether a folder holds scenes of any split."""
+        return bool(found_splits(root))
 
-    def __getitem__(self, i: int) -> dict:
-        pixels = image_to_tensor(decode_image(self.path_of(i)), self.resolution)
-        if i >= len(self.rows):
-            pixels = pixels.flip(-1)
-        return {"pixel_values": pixels, **self.annotation(i)}
-
-    def annotation(self, i: int) -> dict:
-        """Everything of item i but its pixels, without touching the image file."""
-        j = i % len(self.rows)
-        mirrored = i >= len(self.rows)
-        start = self.index["starts"][self.rows[j]]
-        count = self.index["counts"][self.rows[j]]
-        positions = self.index["pixel_coords"][start : start + count] / self.sizes[j]  # (count, 2)
+    def concepts(self, row: int, mirrored: bool) -> Concepts:
+        """`conds` (K, 2), the centres, and `mask` (K,) of a scene or its mirror image."""
+        positions = self.positions(row)  # (count, 2)
         if mirrored:
             positions = np.stack([1 - positions[:, 0], positions[:, 1]], axis=1)
         conds = torch.zeros(self.max_objects, 2)
-        conds[:count] = torch.from_numpy(positions)
-        mask = (torch.arange(self.max_objects) < int(count)).float()
-        image_id = Path(str(self.index["files"][self.rows[j]])).stem + ("_mirrored" if mirrored else "")
-        return {"conds": conds, "mask": mask, "image_id": image_id}
+        conds[: len(positions)] = torch.from_numpy(positions)
+        return {"conds": conds, "mask": (torch.arange(self.max_objects) < len(positions)).float()}
 
-    def statistics(self) -> dict:
+    def positions(self, row: int) -> np.ndarray:
+        """Centres (count, 2) of a scene's objects, in [0, 1] of the square."""
+        start, count = (self.index[name][self.rows[row]] for name in ("starts", "counts"))
+        pixels = self.index["pixel_coords"][start : start + count]
+        fit = self.fit_of(self.resolution)
+        if fit == "squeeze":
+            return pixels / self.sizes[row]
+        width, height = self.sizes[row].tolist()
+        box = np.array(fit_box((int(width), int(height)), self.resolution, fit), dtype=np.float32)
+        return (pixels - box[:2]) / box[2:]
+
+    def check_positions(self) -> None:
+        """Raise DataError if an object lies outside its picture, or outside the part of it that is shown."""
+        counts = self.index["counts"][self.rows]  # (N,)
+        scene = np.repeat(np.arange(len(self.rows)), counts)  # (objects,) number of the scene of each object
+        within = np.arange(len(scene)) - np.repeat(np.cumsum(counts) - counts, counts)  # its place in the scene
+        pixels = self.index["pixel_coords"][self.index["starts"][self.rows][scene] + within]  # (objects, 2)
+        outside = np.flatnonzero(((pixels < 0) | (pixels > self.sizes[scene])).any(axis=1))
+        if len(outside):
+            row = scene[outside[0]]
+            x, y = pixels[outside[0]]
+            width, height = self.sizes[row]
+            raise DataError(
+                f"{self.scenes_file}, scene {self.rows[row] + 1}: an object at x = {x:g}, y = {y:g} lies outside its "
+                f"picture {self.path_of(int(row))} of {width:g} x {height:g} pixels; give pixel_coords in pixels of "
+                "this size, or the pictures in their first size"
+            )
+        largest = (pixels / self.sizes[scene]).max(initial=0)
+        if len(pixels) >= MANY_OBJECTS and largest < 0.75:
+            warn(
+                f"{self.scenes_file}: all {len(pixels)} objects lie in the upper left part of their pictures, up to "
+                f"{largest:.2f} of the sides; are pixel_coords those of smaller pictures?"
+            )
+        if self.fit_of(self.resolution) == "crop":
+            for row in range(len(self.rows)):
+                shown_part = self.positions(row)
+                if ((shown_part < 0) | (shown_part > 1)).any():
+                    raise DataError(f"--fit crop cuts an object off {self.path_of(row)}; choose squeeze or pad")
+
+    def facts(self) -> dict[str, object]:
         """Facts about the positions that inference uses.
 
         Returns:
@@ -114,96 +185,159 @@ class Clevr(torch.utils.data.Dataset):
             "min_separation": round(nearest.quantile(0.01).item(), 4),
         }
 
-    def image_path(self, row: int) -> Path:
-        """File of scene `row` of the scenes JSON."""
-        return self.image_dir / str(self.index["files"][row])
 
-    def path_of(self, i: int) -> Path:
-        """File of item i; IndexError beyond the end, which also ends `for item in dataset`."""
-        if not 0 <= i < len(self):
-            raise IndexError(f"item {i} of {len(self)}")
-        return self.image_path(self.rows[i % len(self.rows)])
+def scenes_places(root: Path, split: str) -> list[Path]:
+    """Where the scenes file of a split is found in practice."""
+    name = f"CLEVR_{split}_scenes.json"
+    return [root / "scenes" / name, root / name, root / "images" / split / name, root / "images" / name]
 
-    def fingerprint(self) -> str:
-        """A short name for exactly these images in this order at this resolution; keys caches of what they yield."""
-        paths = [self.image_path(row) for row in self.rows]
-        return files_fingerprint(paths, self.image_dir.resolve(), self.resolution, self.flip)
+
+def found_splits(root: Path) -> list[str]:
+    """The splits whose scenes file is in a folder."""
+    files = itertools.chain(
+        *(root.glob(f"{place}CLEVR_*_scenes.json") for place in ("scenes/", "", "images/", "images/*/"))
+    )
+    splits = {file.name.removeprefix("CLEVR_").removesuffix("_scenes.json") for file in files}
+    return sorted(splits | ({GENERATOR_SPLIT} if (root / GENERATOR_FILE).is_file() else set()))
 
 
 def find_scenes(root: Path, split: str) -> Path:
-    """The scenes file of a split, in any of the three places where it is found in practice.
+    """The scenes file of a split; where a folder holds nothing but the generator's own output, that of any split.
 
     Raises:
         DataError: the root or the file does not exist.
     """
     if not root.is_dir():
         raise DataError(f"--dataset_root {root} is not a folder; give the folder of CLEVR_v1.0")
-    name = f"CLEVR_{split}_scenes.json"
-    places = [root / "scenes" / name, root / name, root / "images" / split / name, root / "images" / name]
+    places = scenes_places(root, split) if Path(split).name == split else []
     for place in places:
         if place.is_file():
             return place
-    raise DataError(f"{places[0]} is missing (also looked in {root}); unpack CLEVR_v1.0.zip there, or choose --split")
+    splits = found_splits(root)
+    if splits == [GENERATOR_SPLIT] and (root / GENERATOR_FILE).is_file():
+        return root / GENERATOR_FILE
+    missing = f"{root / 'scenes' / f'CLEVR_{split}_scenes.json'} is missing"
+    if splits:
+        raise DataError(f"{missing}; {root} has the splits {', '.join(splits)}: choose one by --split")
+    raise DataError(f"{missing} (also looked in {root}); unpack CLEVR_v1.0.zip there, or choose --split")
 
 
-def find_images(root: Path, scenes_file: Path, split: str, first: str) -> Path:
-    """The folder that holds a split's images."""
-    for place in (root / "images" / split, root / "images", root / split, scenes_file.parent):
-        if (place / first).is_file():
+def find_images(root: Path, scenes_file: Path, split: str, names: Sequence[str]) -> Path:
+    """The folder that holds a split's images: the first of the usual ones with any of the first scenes' images."""
+    own = [root / "images" / split] if Path(split).name == split else []
+    for place in (*own, root / "images", root / split, scenes_file.parent):
+        if any((place / locate_file(place, str(name), str(scenes_file))).is_file() for name in names[:10]):
             return place
     return root / "images" / split
 
 
-def load_index(scenes_file: Path) -> dict[str, np.ndarray]:
+def load_index(scenes_file: Path) -> Index:
     """Read file names, counts and pixel positions of all scenes; from a cache where the JSON is unchanged.
 
     Returns:
         files (S,) str, counts (S,) int, starts (S,) first row of each scene in `pixel_coords` (sum of counts, 2).
     """
     stat = scenes_file.stat()
-    key = hashlib.sha256(f"{scenes_file.resolve()}:{stat.st_size}:{stat.st_mtime_ns}".encode()).hexdigest()[:16]
+    name = f"{INDEX_VERSION}:{scenes_file.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
+    key = hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[:16]
     cached = cache_dir() / f"{scenes_file.stem}-{key}.npz"
-    try:
-        with np.load(cached, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
-        pass  # absent, or torn by a crash: parse again
-    index = parse_scenes(scenes_file)
-    save_index(cached, index)
+    index = read_index(cached)
+    if index is None:
+        index = parse_scenes(scenes_file)
+        save_index(cached, index)
     return index
 
 
-def save_index(path: Path, index: dict[str, np.ndarray]) -> None:
+def read_index(path: Path) -> Index | None:
+    """A cached index; None where it is absent, or torn by a crash."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            index = dict(arrays)
+    except Exception:  # a damaged archive raises anything from KeyError to zlib.error
+        return None
+    sound = index.keys() == INDEX_TYPES.keys() and all(
+        index[name].dtype.kind == kind for name, kind in INDEX_TYPES.items()
+    )
+    return index if sound else None
+
+
+def save_index(path: Path, index: Index) -> None:
     """Write the index under a temporary name, then rename; a folder that cannot be written is no error."""
-    temporary = path.with_name(f"{path.stem}.{os.getpid()}.tmp.npz")
+    temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(temporary, **index)
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+            temporary = file.name
+            np.savez(file, allow_pickle=False, **index)
         os.replace(temporary, path)
+        temporary = None
     except OSError:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        pass
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
 
 
-def parse_scenes(scenes_file: Path) -> dict[str, np.ndarray]:
+def parse_scenes(scenes_file: Path) -> Index:
     """Parse a CLEVR scenes JSON into the arrays of `load_index`.
 
     Raises:
-        DataError: the file is cut short, or is not a CLEVR scenes file.
+        DataError: the file is cut short, or is not a CLEVR scenes file, or a scene in it is at fault.
     """
-    try:
-        scenes = json.loads(scenes_file.read_text())["scenes"]
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        raise DataError(f"{scenes_file} is not complete JSON; unpack it again") from None
-    except (KeyError, TypeError):
-        raise DataError(f"{scenes_file} has no list 'scenes'; it is not a CLEVR scenes file") from None
-    try:
-        files = np.array([scene["image_filename"] for scene in scenes], dtype=str)
-        counts = np.array([len(scene["objects"]) for scene in scenes], dtype=np.int64)
-        coords = [o["pixel_coords"][:2] for scene in scenes for o in scene["objects"]]
-        coords = np.array(coords, dtype=np.float32).reshape(-1, 2)
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{scenes_file}: a scene without {error}; it is not a CLEVR scenes file") from None
-    if not len(files):
-        raise DataError(f"{scenes_file} lists no scene; unpack it again")
-    return {"files": files, "counts": counts, "starts": np.cumsum(counts) - counts, "pixel_coords": coords}
+    contents = parse_json(read_text(scenes_file), scenes_file)
+    scenes = contents.get("scenes") if isinstance(contents, dict) else None
+    if not isinstance(scenes, list):
+        raise DataError(f"{scenes_file} has no list 'scenes'; it is not a CLEVR scenes file")
+    if not scenes:
+        raise DataError(f"{scenes_file} lists no scene; unpack or write it again")
+    for number, scene in enumerate(scenes, 1):
+        if fault := fault_of_scene(scene):
+            raise DataError(f"{scenes_file}, scene {number}{name_of(scene)}: {fault}")
+    check_names(scenes_file, [scene["image_filename"] for scene in scenes])
+    files = np.array([scene["image_filename"] for scene in scenes], dtype=str)
+    counts = np.array([len(scene["objects"]) for scene in scenes], dtype=np.int64)
+    coords = [thing["pixel_coords"][:2] for scene in scenes for thing in scene["objects"]]
+    pixel_coords = np.array(coords, dtype=np.float32).reshape(len(coords), 2)
+    return {"files": files, "counts": counts, "starts": np.cumsum(counts) - counts, "pixel_coords": pixel_coords}
+
+
+def name_of(scene: object) -> str:
+    """A scene's image in brackets, for a message; nothing where it has none."""
+    name = scene.get("image_filename") if isinstance(scene, dict) else None
+    return f" ({shown(name)})" if isinstance(name, str) else ""
+
+
+def fault_of_scene(scene: object) -> str:
+    """What is wrong with a scene of the JSON, and the mend; empty if nothing is."""
+    if not isinstance(scene, dict):
+        return f"it is {shown(scene)}, expected image_filename and objects; mend it"
+    name, objects = scene.get("image_filename"), scene.get("objects")
+    if not isinstance(name, str) or not name or len(name) > 1000:
+        return f"image_filename is {shown(name)}, expected the name of its image; write it"
+    if not isinstance(objects, list):
+        return f"objects is {shown(objects)}, expected a list of its objects ([] for none); write it"
+    for number, thing in enumerate(objects, 1):
+        coords = thing.get("pixel_coords") if isinstance(thing, dict) else None
+        if type(coords) is not list or not 2 <= len(coords) <= 3 or not all(map(is_finite, coords)):
+            return (
+                f"pixel_coords of object {number} is {shown(coords)}, expected two or three finite numbers "
+                "(x, y, depth); write them, or take the scene out"
+            )
+    return ""
+
+
+def is_finite(value: object) -> bool:
+    """Whether a value of the JSON is a finite number; true, false and texts are none."""
+    return type(value) in (int, float) and -1e15 < value < 1e15 and not math.isnan(value)  # type: ignore[operator,arg-type]
+
+
+def check_names(scenes_file: Path, names: Sequence[str]) -> None:
+    """Raise DataError if two scenes name one image."""
+    if len(set(names)) < len(names):
+        first: dict[str, int] = {}
+        for number, name in enumerate(names, 1):
+            if (other := first.setdefault(name, number)) != number:
+                raise DataError(
+                    f"{scenes_file}: scenes {other} and {number} are both of {shown(name)}; keep one of them"
+                )

@@ -1,9 +1,16 @@
 """Reading images: what every dataset of files shares."""
 
-import hashlib
-from collections.abc import Sequence
+import contextlib
+import os
+import stat
+import struct
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO, Literal, get_args
 
 import numpy as np
 import torch
@@ -12,50 +19,159 @@ from tqdm import tqdm
 
 from igm.data import DataError
 
-# The last bytes of a file that was written to its end. Reading them costs no decoding.
-END_MARKERS = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}
+Fit = Literal["squeeze", "crop", "pad"]
+FITS: tuple[str, ...] = get_args(Fit)
+SUFFIXES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+Image.init()
+# Decoders of pictures that people bring. Pillow's others (PostScript by a program of its own among them) stay shut.
+FORMATS = [
+    name
+    for name in ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "PPM", "JPEG2000")
+    if name in Image.OPEN  # an older Pillow lacks AVIF
+]
+MAX_PIXELS = 178_956_970  # where Pillow refuses by default; as RGB and once more as an array they take 1.3 GB
+BIG_PIXELS = 1 << 24  # larger ones are decoded one at a time
+DEEP_GREYS = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
+ORIENTATION = 0x0112
+EXIF_PLACES = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
+TRANSPOSITIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+one_big_at_a_time = threading.Lock()
+warnings.filterwarnings("ignore", module="PIL")  # of large pictures (MAX_PIXELS is the limit here), damaged EXIF data
 
 
-def check_image(path: Path) -> tuple[int, int]:
-    """Return (width, height) in pixels, from the header alone.
+@dataclass(frozen=True)
+class Header:
+    """What is known of an image file without decoding it: its upright size in pixels, and which file it is."""
+
+    size: tuple[int, int]
+    inode: tuple[int, int]
+
+
+def list_pictures(folder: Path) -> list[Path]:
+    """The image files of a folder in the order of their names; hidden ones (`._scene.png` of macOS) are none."""
+    own = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")]
+    return sorted(path for path in own if path.is_file())
+
+
+@contextlib.contextmanager
+def opened(path: str | Path) -> Iterator[tuple[BinaryIO, Image.Image]]:
+    """An image file and its picture, not decoded yet; whatever goes wrong inside ends in one line.
 
     Raises:
-        DataError: the file is absent, not an image, or cut short.
+        DataError: the file is absent, not a picture, or too large; or the body's decoding failed.
     """
     try:
-        with Image.open(path) as image:
-            size, kind = image.size, image.format
+        if not stat.S_ISREG(os.stat(path).st_mode):  # reading a pipe would wait for ever
+            raise DataError(f"image {path} is not a file; replace it, or pass --skip_bad_images")
+        with open(path, "rb") as file, Image.open(file, formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise Image.DecompressionBombError
+            yield file, image
+    except DataError:
+        raise
     except FileNotFoundError:
         raise DataError(f"image {path} is missing; restore it, or pass --skip_bad_images") from None
-    except OSError:
+    except (Image.DecompressionBombError, MemoryError):
+        limit = f"{MAX_PIXELS / 1e6:.0f} million pixels"
+        raise DataError(
+            f"image {path} is too large to decode (more than {limit}); make it smaller, or pass --skip_bad_images"
+        ) from None
+    except Exception:  # Pillow's decoders report broken files by exceptions of a dozen kinds
         raise DataError(f"image {path} is not readable; replace it, or pass --skip_bad_images") from None
-    with open(path, "rb") as file:
-        file.seek(max(0, path.stat().st_size - 64))
-        tail = file.read()
-    if END_MARKERS.get(kind, b"") not in tail:
-        raise DataError(f"image {path} is cut short; replace it, or pass --skip_bad_images")
-    return size
+
+
+def inspect_image(path: str | Path) -> Header:
+    """Read an image's header, and see whether the file was written to its end.
+
+    Raises:
+        DataError: the file is absent, not an image, too large, or cut short.
+    """
+    with opened(path) as (file, image):
+        whole, late_exif = check_end(file, image)
+        if not whole:
+            raise DataError(f"image {path} is cut short; replace it, or pass --skip_bad_images")
+        if late_exif:
+            image.load()
+        width, height = image.size
+        if image.format != "TIFF" and orientation(image) >= 5:  # Pillow turns TIFFs by itself
+            width, height = height, width
+        status = os.fstat(file.fileno())
+        return Header((width, height), (status.st_dev, status.st_ino))
+
+
+def check_image(path: str | Path) -> tuple[int, int]:
+    """Return (width, height) in pixels of the upright picture, from the header alone.
+
+    Raises:
+        DataError: the file is absent, not an image, too large, or cut short.
+    """
+    return inspect_image(path).size
+
+
+def check_end(file: BinaryIO, image: Image.Image) -> tuple[bool, bool]:
+    """Whether a PNG or JPEG is complete (data may follow its end), and whether an orientation may stand after the pixels.
+
+    Other formats count as complete: only decoding shows it.
+    """
+    if image.format == "PNG":
+        return walk_png(file.fileno())
+    if image.format == "JPEG" and not is_ended_jpeg(file.fileno()):
+        try:
+            image.load()  # data after the end (a phone's film, a second picture), or no end
+        except OSError:
+            return False, False
+    return True, False
+
+
+def is_ended_jpeg(descriptor: int) -> bool:
+    """Whether the marker of the end stands in the last 64 bytes; that costs no decoding."""
+    return b"\xff\xd9" in os.pread(descriptor, 64, max(0, os.fstat(descriptor).st_size - 64))
+
+
+def walk_png(descriptor: int) -> tuple[bool, bool]:
+    """Step over the chunks of a PNG: is there an end, and does something that may hold an orientation follow the pixels?"""
+    place, late_exif, pixels = 8, False, False
+    while len(head := os.pread(descriptor, 8, place)) == 8:
+        length, kind = struct.unpack(">I4s", head)
+        if kind == b"IEND":
+            return True, late_exif
+        pixels = pixels or kind == b"IDAT"
+        if pixels and kind in (b"eXIf", b"tEXt", b"zTXt", b"iTXt"):
+            keyword = os.pread(descriptor, 24, place + 8)
+            late_exif = late_exif or kind == b"eXIf" or keyword.startswith((b"Raw profile type", b"XML:com.adobe"))
+        place += 12 + length
+    return False, False
 
 
 def check_images(
-    paths: Sequence[Path], skip_bad: bool, places: Sequence[str] | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Read every image's size; with `skip_bad` also decode it whole and mark the bad ones.
+    paths: Sequence[str], skip_bad: bool, places: Sequence[str] | None = None, whole: bool = False
+) -> list[Header | None]:
+    """Read every image's header; None for bad ones.
 
     Args:
+        skip_bad: decode each image whole and mark the bad ones, instead of raising.
         places: where each image is listed ("FILE, line 7"), for the message.
-
-    Returns:
-        sizes (N, 2) float32, width and height in pixels; bad (N,) bool.
+        whole: decode each image whole in any case.
 
     Raises:
         DataError: an image is absent, not an image, or cut short, and `skip_bad` is not set.
     """
 
-    def check(number: int) -> tuple[int, int] | None:
+    def check(number: int) -> Header | None:
         try:
-            size = check_image(paths[number])
-            return decode_image(paths[number]).size if skip_bad else size
+            header = inspect_image(paths[number])
+            if skip_bad or whole:
+                decode_image(paths[number])
+            return header
         except DataError as error:
             if skip_bad:
                 return None
@@ -66,49 +182,157 @@ def check_images(
     with ThreadPoolExecutor(8) as pool:
         quiet = len(paths) < 5000
         numbers = range(len(paths))
-        sizes = list(tqdm(pool.map(check, numbers), "checking images", len(paths), disable=quiet, leave=False))
-    bad = np.array([size is None for size in sizes], dtype=bool)
-    return np.array([size or (1, 1) for size in sizes], dtype=np.float32), bad
+        return list(tqdm(pool.map(check, numbers), "checking images", len(paths), disable=quiet, leave=False))
 
 
-def files_fingerprint(paths: Sequence[Path], *parts: object) -> str:
-    """A short name for exactly these files in this order, and whatever else determines what is read of them."""
-    stamps = [f"{p.name}:{p.stat().st_size}:{p.stat().st_mtime_ns}" for p in paths]
-    return hashlib.sha256("\n".join([*map(str, parts), *stamps]).encode()).hexdigest()[:16]
-
-
-def decode_image(path: Path, resolution: int | None = None) -> Image.Image:
-    """Decode a whole image file to RGB (CLEVR's own PNGs are RGBA).
+def decode_image(path: str | Path, resolution: int | None = None) -> Image.Image:
+    """Decode a whole image file to upright RGB (CLEVR's own PNGs are RGBA).
 
     Args:
         resolution: where the image will be resized to this square, a JPEG may be decoded at a half, a quarter or an
             eighth of its size, as long as both sides stay at least that long; faster, and nearly the same pixels.
 
     Raises:
-        DataError: the file is absent or corrupt.
+        DataError: the file is absent, corrupt, too large, or has grey values of an unknown range.
     """
-    try:
-        with Image.open(path) as image:
+    with opened(path) as (_, image):
+        with one_big_at_a_time if image.width * image.height > BIG_PIXELS else contextlib.nullcontext():
             if resolution is not None:
                 image.draft("RGB", (resolution, resolution))
-            return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError):  # Pillow reports a broken PNG as any of the three
-        raise DataError(f"image {path} is absent or corrupt; replace it, or pass --skip_bad_images") from None
+            try:
+                return to_rgb(image, f"image {path}")
+            except (OSError, SyntaxError, ValueError) as error:  # Pillow reports a broken PNG as any of the three
+                if isinstance(error, DataError):
+                    raise
+                raise DataError(f"image {path} is absent or corrupt; replace it, or pass --skip_bad_images") from None
 
 
-def image_to_tensor(image: Image.Image, resolution: int) -> torch.Tensor:
-    """Resize the whole image to a square, antialiased, as the published code does.
+def to_rgb(image: Image.Image, name: str = "picture") -> Image.Image:
+    """A picture upright and in RGB of 8 bits, whatever its mode; the same object where it is so already.
+
+    Args:
+        name: what to call it in a message.
+
+    Raises:
+        DataError: grey values of an unknown range.
+    """
+    image.load()  # an orientation may stand after the pixels
+    turn = TRANSPOSITIONS.get(orientation(image))
+    if turn is not None:
+        image = image.transpose(turn)
+        for place in EXIF_PLACES:  # it is upright now
+            image.info.pop(place, None)
+    if image.mode in DEEP_GREYS:
+        image = to_8_bits(image, name)
+    return image if type(image) is Image.Image and image.mode == "RGB" else image.convert("RGB")
+
+
+def orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8, as far as the picture's header has been read; 1 is upright, and the default."""
+    if not any(place in image.info for place in EXIF_PLACES):
+        return 1
+    try:
+        # Pillow would decode a PNG whole to look for EXIF data after its pixels; `load` has done so, or nobody asks.
+        value = Image.Image.getexif(image).get(ORIENTATION, 1)
+    except Exception:  # damaged EXIF data says nothing about the picture
+        return 1
+    return value if value in TRANSPOSITIONS else 1
+
+
+def to_8_bits(image: Image.Image, name: str) -> Image.Image:
+    """A grey picture of 16 or 32 bits or of floats with white at 255 instead of at 65,535 or at 1.
+
+    Raises:
+        DataError: values from which it cannot be told what white is.
+    """
+    grey = np.asarray(image)  # (H, W)
+    low, high = (float(grey.min()), float(grey.max())) if grey.size else (0.0, 0.0)
+    is_16_bit = image.mode.startswith("I;16") or getattr(image, "format", None) in ("PPM", "PNG")
+    if not (np.isfinite(low) and np.isfinite(high) and 0 <= low and high <= 65_535):
+        raise DataError(
+            f"{name} has grey values from {low:g} to {high:g}, and nothing says which is white; save it with 8 or 16 bits"
+        )
+    if image.mode == "F":
+        white = 1 if high <= 1 else 255 if high <= 255 else 65_535
+        grey = np.round(grey * np.float32(255 / white))
+    elif is_16_bit or high > 255:
+        grey = grey >> 8
+    return Image.fromarray(grey.astype(np.uint8))
+
+
+def scaled_size(size: tuple[int, int], resolution: int, fit: str) -> tuple[int, int]:
+    """Width and height, in pixels of the square, to which a picture (width, height) is resized whole."""
+    if fit == "squeeze":
+        return resolution, resolution
+    if fit == "pad":
+        width, height = (max(1, round(resolution * side / max(size))) for side in size)
+        return width, height
+    short = min(size)  # the longer side is rounded down, as torchvision's Resize does
+    width, height = (resolution if side == short else int(resolution * side / short) for side in size)
+    return width, height
+
+
+def fit_box(size: tuple[int, int], resolution: int, fit: str) -> tuple[float, float, float, float]:
+    """The rectangle (left, top, width, height) of a picture (width, height), in its pixels, that the square shows.
+
+    It is the whole picture ("squeeze"), a part of it ("crop"), or more than it ("pad": left or top may be negative).
+    """
+    scaled = scaled_size(size, resolution, fit)
+    starts = [offset(side, resolution) * old / side for side, old in zip(scaled, size, strict=True)]
+    left, top = starts
+    width, height = (resolution * old / side for side, old in zip(scaled, size, strict=True))
+    return left, top, width, height
+
+
+def offset(scaled: int, resolution: int) -> int:
+    """Where the square begins along a scaled side, as torchvision's CenterCrop; negative beside a shorter side."""
+    return round((scaled - resolution) / 2) if scaled > resolution else -((resolution - scaled) // 2)
+
+
+def image_to_tensor(image: Image.Image, resolution: int, fit: str = "squeeze") -> torch.Tensor:
+    """Resize an image to a square.
 
     PyTorch's filter for bytes takes half of Pillow's time; one pixel in 500 differs, by one level of 255.
 
+    Args:
+        resolution: side R of the square, in pixels.
+        fit: "squeeze", the whole image, antialiased, as the published code does with scenes and faces; "crop", the short
+            side to R, bicubic, and the middle of the long one, as it does with animals; "pad", the whole image in its
+            own proportions, grey (0) beside it.
+
     Returns:
-        pixels: (3, resolution, resolution), float32 in [-1, 1].
+        pixels: (3, R, R), float32 in [-1, 1].
     """
-    rgb = image if image.mode == "RGB" else image.convert("RGB")
+    rgb = to_rgb(image)
+    if fit == "crop":
+        return to_range(crop_to_square(rgb, resolution))
     pixels = torch.from_numpy(np.array(rgb)).permute(2, 0, 1)[None]  # (1, 3, H, W) uint8
-    size = (resolution, resolution)
-    pixels = torch.nn.functional.interpolate(pixels, size, mode="bilinear", antialias=True)[0]  # (3, R, R) uint8
+    width, height = scaled_size(rgb.size, resolution, fit)
+    pixels = torch.nn.functional.interpolate(pixels, (height, width), mode="bilinear", antialias=True)[0]  # (3, h, w)
+    if fit == "squeeze":
+        return to_range(pixels)
+    square = torch.zeros(3, resolution, resolution)
+    left, top = -offset(width, resolution), -offset(height, resolution)
+    square[:, top : top + height, left : left + width] = to_range(pixels)
+    return square
+
+
+def to_range(pixels: torch.Tensor) -> torch.Tensor:
+    """Bytes as float32 in [-1, 1]."""
     return pixels.float().div_(127.5).sub_(1)
+
+
+def crop_to_square(rgb: Image.Image, resolution: int) -> torch.Tensor:
+    """The middle of a picture as bytes (3, R, R): torchvision's Resize (bicubic) and CenterCrop."""
+    scaled = scaled_size(rgb.size, resolution, "crop")
+    if max(scaled) <= 8 * resolution:
+        left, top = (offset(side, resolution) for side in scaled)
+        square = rgb.resize(scaled, Image.Resampling.BICUBIC).crop((left, top, left + resolution, top + resolution))
+    else:  # the same without making the long strip
+        left, top, width, height = fit_box(rgb.size, resolution, "crop")
+        box = (left, top, min(left + width, rgb.width), min(top + height, rgb.height))
+        square = rgb.resize((resolution, resolution), Image.Resampling.BICUBIC, box=box)
+    return torch.from_numpy(np.array(square)).permute(2, 0, 1)  # (3, R, R) uint8
 
 
 def tensor_to_image(pixels: torch.Tensor) -> Image.Image:

@@ -3,9 +3,11 @@
 import contextlib
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from igm.data import DataError
 from igm.data.clevr import cache_dir
 from igm.data.synthetic import clevr, faces
 
@@ -39,12 +41,28 @@ def sample_faces(num_images: int, seed: int = 1_000_000) -> Path:
 
 @contextlib.contextmanager
 def publishing(folder: Path) -> Iterator[Path]:
-    """A temporary folder that takes the place of `folder` once it is filled; of several processes the first wins."""
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
+    """A temporary folder that takes the place of `folder` once it is filled; of several processes the first wins.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    temporary = None
     try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        temporary.chmod(0o777 & ~umask())  # as any other folder; mkdtemp's is closed to others
         yield temporary
         with contextlib.suppress(OSError):  # not empty: another process was first, with the same content
             os.rename(temporary, folder)
+    except OSError as error:
+        raise DataError(f"{folder} cannot be made ({error.strerror}); set IGM_CACHE to a folder with space") from None
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def umask() -> int:
+    """The permissions that new files of this process lack."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

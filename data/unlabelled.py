@@ -1,50 +1,53 @@
 """One's own pictures, without ground truth: files, or folders of files."""
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-from PIL import Image
-
 from igm.data import DataError
-from igm.data.images import check_image, decode_image, image_to_tensor
-
-Image.init()
-SUFFIXES = tuple(sorted(Image.registered_extensions()))
+from igm.data.dataset import Concepts, ImageDataset, unique_ids
+from igm.data.images import SUFFIXES, list_pictures
 
 
-class Pictures(torch.utils.data.Dataset):
+class Pictures(ImageDataset):
     """Pictures whose concepts nobody knows; an item has `pixel_values` (3, R, R) in [-1, 1] and `image_id` only.
 
     Args:
         places: image files, or folders whose image files are taken in the order of their names.
-        resolution: side R of the square that the whole picture is resized to.
+        resolution: side R of the square that the picture is fitted into.
         max_images: keep the first so many.
+        skip_bad_images: leave out pictures that cannot be read; `num_skipped` counts them.
+        fit: how the picture gets into the square, as in `image_to_tensor`.
 
     Raises:
-        DataError: a place does not exist, a folder without pictures, or a picture that cannot be read.
+        DataError: a place does not exist, a folder without pictures, a picture twice, or one that cannot be read.
     """
 
-    def __init__(self, places: list[str | Path], resolution: int = 64, max_images: int | None = None):
-        self.resolution = resolution
-        self.paths = [path for place in places for path in find_pictures(Path(place))][:max_images]
-        for path in self.paths:
-            check_image(path)
-        stems = [path.stem for path in self.paths]
-        self.names = [path.stem if stems.count(path.stem) == 1 else str(path) for path in self.paths]
+    decode_all = True
 
-    def __len__(self) -> int:
-        return len(self.paths)
+    def __init__(
+        self,
+        places: Sequence[str | Path],
+        resolution: int = 64,
+        max_images: int | None = None,
+        skip_bad_images: bool = False,
+        fit: str | None = None,
+    ):
+        super().__init__(resolution, fit)
+        paths = [path for place in places for path in find_pictures(Path(place))]
+        files = [str(path) for path in paths][:max_images]
+        self.admit(Path(), files, unique_ids(names_in_common_folder(paths))[:max_images], skip_bad_images)
 
-    def __getitem__(self, i: int) -> dict:
-        return {"pixel_values": image_to_tensor(decode_image(self.paths[i]), self.resolution), **self.annotation(i)}
+    def concepts(self, row: int, mirrored: bool) -> Concepts:
+        """Nothing: there is no ground truth."""
+        return {}
 
-    def annotation(self, i: int) -> dict:
-        """Everything of item i but its pixels."""
-        return {"image_id": self.names[i]}
 
-    def path_of(self, i: int) -> Path:
-        """File of item i."""
-        return self.paths[i]
+def names_in_common_folder(paths: Sequence[Path]) -> list[str]:
+    """The paths relative to the deepest folder that holds them all."""
+    full = [Path(os.path.abspath(path)) for path in paths]
+    folders = [folder for folder in full[0].parents if all(folder in path.parents for path in full)] if full else []
+    return [path.relative_to(folders[0]).as_posix() for path in full]
 
 
 def find_pictures(place: Path) -> list[Path]:
@@ -57,7 +60,7 @@ def find_pictures(place: Path) -> list[Path]:
         return [place]
     if not place.is_dir():
         raise DataError(f"--images {place} does not exist; name image files or folders of them")
-    found = sorted(path for path in place.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+    found = list_pictures(place)
     if not found:
-        raise DataError(f"--images {place} holds no image file; name another folder")
+        raise DataError(f"--images {place} holds no image file ({' '.join(SUFFIXES)}); name another folder")
     return found

@@ -80,8 +80,8 @@ def test_generator_repeats_itself_and_shows_what_it_says(tmp_path):
     assert names == sorted(path.name for path in second.glob("*.jpg") if int(path.stem[-3:]) < 4)
     for name in names:
         assert (first / name).read_bytes() == (second / name).read_bytes()
-    for path, labels in read_labels(first).items():
-        assert path.stem.split("_")[:-1] == labels and 1 <= len(set(labels)) == len(labels) <= 3
+    for own in read_labels(first):
+        assert own.file.split("_")[:-1] == own.names and 1 <= len(set(own.names)) == len(own.names) <= 3
 
 
 def test_every_animal_stays_visible():
@@ -163,6 +163,109 @@ def test_unreadable_pictures_are_counted_on_request(tmp_path):
         Animals(tmp_path, CLASSES)
     dataset = Animals(tmp_path, CLASSES, skip_bad_images=True)
     assert len(dataset) == 1 and dataset.num_skipped == 1
+
+
+CSV_FORMS = [
+    "file_name,labels\na.png,cat;dog\nb.png,dog;rabbit\n",
+    "\ufefffile_name,labels\r\na.png,cat;dog\r\nb.png,dog;rabbit\r\n",
+    'file_name;labels\na.png;"cat;dog"\nb.png;"dog;rabbit"\n',
+    "file_name;labels\na.png;cat,dog\nb.png;dog,rabbit\n",
+    "file_name;labels\na.png;cat;dog\nb.png;dog;rabbit\n",
+    "sep=;\nfile_name;labels\na.png;cat,dog\nb.png;dog,rabbit\n",
+    "file_name\tlabels\na.png\tcat, dog\nb.png\tdog, rabbit\n",
+    "file_name,labels\na.png,cat|dog\nb.png,dog|rabbit\n",
+    "file_name,labels\na.png,cat,dog\nb.png,dog,rabbit\n",
+    "file_name,labels\na.png,\"['cat', 'dog']\"\nb.png,\"['dog', 'rabbit']\"\n",
+    'file_name,labels\na.png,"[""cat"", ""dog""]"\nb.png,"[""dog"", ""rabbit""]"\n',
+    ",file_name,labels\n0,a.png,Cat;DOG\n1,b.png,dog;rabbit\n",
+    "labels,file_name\ncat;dog,a.png\ndog;rabbit,./b.png\n",
+    "file_name,cat,dog,rabbit\na.png,1,1,0\nb.png,0,1,1\n",
+    "Unnamed: 0,file_name,Cat,Dog,Rabbit,note\n0,a.png,1.0,1.0,0.0,x y\n1,b.png,0.0,1.0,1.0,z\n",
+    "file_name;rabbit;dog;cat\na.png;False;True;True\nb.png;True;True;False\n",
+]
+
+
+@pytest.mark.parametrize("text", CSV_FORMS)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_every_form_of_metadata_reads_as_the_plain_one(tmp_path, text, encoding):
+    save_pictures(tmp_path, ["a.png", "b.png"])
+    (tmp_path / "metadata.csv").write_bytes(text.encode(encoding))
+    dataset = Animals(tmp_path, CLASSES, resolution=16)
+    assert [item["image_id"] for item in dataset] == ["a.png", "b.png"]
+    assert [item["conds"].argmax(1).tolist() for item in dataset] == [[0, 1], [1, 2]]
+
+
+JSON_ROWS = [
+    '{"file_name": "a.png", "labels": ["cat", "dog"]}',
+    '\ufeff{"file_name": "a.png", "labels": "cat;dog"}',
+    '{"file_name": "sub\\\\a.png", "labels": "cat, dog"}\r\n\r\n',
+    '{"image": "/home/somebody/a.png", "label": ["Cat", "Dog"], "split": "x\u2028y"}',
+]
+
+
+@pytest.mark.parametrize("text", JSON_ROWS)
+def test_every_form_of_json_lines(tmp_path, text):
+    save_pictures(tmp_path, ["a.png", "b.png"])
+    (tmp_path / "metadata.jsonl").write_text(text, encoding="utf-8")
+    (item,) = Animals(tmp_path, CLASSES, resolution=16)
+    assert item["image_id"] == "a.png" and item["conds"].argmax(1).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "name, text, words",
+    [
+        ("metadata.csv", "file_name,labels\na.png,cat;cow\n", ["metadata.csv, line 2", "a.png", "'cow'"]),
+        ("metadata.csv", "file_name,labels\na.png,cat;dog\na.png,cat\n", ["line 2", "line 3", "'a.png'"]),
+        ("metadata.csv", "file_name,labels\na.png,cat;dog\n./a.png,cat;dog\n", ["a.png", "is the same file as"]),
+        ("metadata.csv", "file_name,labels\na.png\n", ["line 2", "1 cells, expected 2"]),
+        ("metadata.csv", "file_name,labels,more\na.png,cat,dog,x\n", ["line 2", "4 cells, expected 3"]),
+        ("metadata.csv", "file_name,labels\na.png,\n", ["line 2", "has no label"]),
+        ("metadata.csv", 'file_name,labels\na.png,"cat;dog\n', ["line 2", "quote"]),
+        ("metadata.csv", "file_name,labels\nc.png,cat;dog\n", ["line 2", "c.png is missing"]),
+        ("metadata.csv", "file_name,labels\n../a.png,cat;dog\n", ["line 2", "not the name of an image"]),
+        ("metadata.csv", "file_name,labels\n/etc/passwd,cat;dog\n", ["line 2", "missing"]),
+        ("metadata.csv", "file_name,cat,dog,cow\na.png,1,0,1\n", ["line 2", "'cow'"]),
+        ("metadata.csv", "file_name,cat,dog\na.png,1\n", ["line 2", "2 cells, expected 3"]),
+        ("metadata.csv", "file_name,labels\na.png,ca\x1b[31mt;dog\n", ["line 2", "\\x1b[31m"]),
+        ("metadata.csv", "file_name,labels\na.png," + "cat;" * 50_000, ["line 2", "given twice"]),
+        ("metadata.csv", "", ["needs the columns file_name and labels", "nothing"]),
+        ("metadata.jsonl", '{"file_name": "a.png", "labels": 5}', ["line 1", "labels is 5"]),
+        ("metadata.jsonl", '{"file_name": "a.png", "labels": [["cat"]]}', ["line 1", "[['cat']]"]),
+        ("metadata.jsonl", '{"file_name": null, "labels": "cat"}', ["line 1", "file_name is null"]),
+        ("metadata.jsonl", "[" * 100_000, ["line 1 is not a JSON object"]),
+        ("metadata.jsonl", '{"file_name": "a.png", "labels": ' + "9" * 5000 + "}", ["line 1 is not a JSON object"]),
+        ("metadata.jsonl", "\n", ["names no image"]),
+    ],
+)
+def test_faults_of_metadata_name_the_line(tmp_path, name, text, words):
+    save_pictures(tmp_path, ["a.png", "b.png"])
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    with pytest.raises(DataError) as error:
+        Animals(tmp_path, CLASSES)
+    message = str(error.value)
+    assert message.isprintable() and len(message) < 1100 and name in message
+    assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize(
+    "name", ["cat_dog_000 (1)", "cat_dog_003 copy", "cat_dog - Copy (2)", "Cat__DOG_7", "1_cat_dog"]
+)
+def test_copies_are_labelled_by_the_name_of_the_first(tmp_path, name):
+    save_pictures(tmp_path, [f"{name}.png", f"._{name}.png"])
+    (item,) = Animals(tmp_path, CLASSES, resolution=16)
+    assert item["conds"].argmax(1).tolist() == [0, 1] and item["image_id"] == f"{name}.png"
+
+
+def test_published_fit_from_256_pixels_on(tmp_path):
+    """Small models learnt squeezed pictures; a Stable Diffusion gets the middle square."""
+    array = np.zeros((40, 80, 3), dtype=np.uint8)
+    array[:, 20:60] = 255
+    Image.fromarray(array).save(tmp_path / "cat_dog_1.png")
+    dataset = Animals(tmp_path, CLASSES, resolution=512)
+    assert dataset[0]["pixel_values"][:, :, 64:-64].mean() == 1
+    dataset.resolution = 32
+    assert dataset[0]["pixel_values"].mean() == pytest.approx(0, abs=0.01)
+    assert Animals(tmp_path, CLASSES, resolution=32, fit="crop")[0]["pixel_values"].mean() > 0.9
 
 
 # A pipeline as a Denoiser

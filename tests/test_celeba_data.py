@@ -71,9 +71,28 @@ def test_without_a_partition_file_the_published_rows(tmp_path, monkeypatch):
     assert (igm.data.celeba.TRAIN_ROWS, igm.data.celeba.TEST_ROWS) == (3, 5)
 
 
-def test_statistics_and_attributes_without_contrast(celeba_root):
+def test_the_whole_table_is_split_by_rows_and_smaller_ones_by_the_file(tmp_path, monkeypatch):
+    write_celeba(tmp_path, [(2, {"Smiling"} if i in (0, 5) else set()) for i in range(6)])
+    by_file = CelebA(tmp_path, "test")
+    assert len(by_file) == 6 and "list_eval_partition.txt" in by_file.partition_note
+    monkeypatch.setattr(igm.data.celeba, "TRAIN_ROWS", 3)
+    monkeypatch.setattr(igm.data.celeba, "TEST_ROWS", 5)  # the six rows are the whole table now
+    published = CelebA(tmp_path, "test")
+    assert [item["image_id"] for item in published] == ["000006"] and "published" in published.partition_note
+    assert len(CelebA(tmp_path, "test", partition="official")) == 6
+    monkeypatch.setattr(igm.data.celeba, "TEST_ROWS", 6)
+    assert len(CelebA(tmp_path, "test")) == 6
+    assert len(CelebA(tmp_path, "train", partition="rows")) == 3
+    (tmp_path / "list_eval_partition.txt").unlink()
+    with pytest.raises(DataError, match="list_eval_partition.txt .* is missing, which --partition official needs"):
+        CelebA(tmp_path, "train", partition="official")
+    with pytest.raises(ValueError, match="'files'"):
+        CelebA(tmp_path, partition="files")
+
+
+def test_facts_and_attributes_without_contrast(celeba_root):
     faces = CelebA(celeba_root, attributes=["Black_Hair", "Male", "Smiling"])
-    assert faces.statistics() == {"attributes": ["Black_Hair", "Male", "Smiling"], "frequencies": [0.5, 0.0, 0.25]}
+    assert faces.facts() == {"attributes": ["Black_Hair", "Male", "Smiling"], "frequencies": [0.5, 0.0, 0.25]}
     assert faces.constant_attributes() == ["Male"]
 
 
@@ -171,3 +190,139 @@ def test_reading_a_jpeg_at_a_fraction_of_its_size(tmp_path):
     whole, part = (image_to_tensor(decode_image(path, size), 64) for size in (None, 64))
     assert (whole - part).abs().mean() * 127.5 < 1  # grey levels
     assert image_to_tensor(decode_image(path, 128), 128).equal(image_to_tensor(decode_image(path), 128))
+
+
+# The forms that tables come in
+
+
+def rewrite(path, change, encoding="utf-8"):
+    """Write a text file again after `change` of its lines."""
+    path.write_text("\n".join(change(path.read_text().split("\n"))), encoding=encoding)
+
+
+FORMS = {
+    "byte order mark": (lambda lines: lines, "utf-8-sig"),
+    "UTF-16": (lambda lines: lines, "utf-16"),
+    "UTF-16 without a mark": (lambda lines: lines, "utf-16-le"),
+    "Windows lines": (lambda lines: [line + "\r" for line in lines], "utf-8"),
+    "semicolons": (lambda lines: [line.replace(",", ";") for line in lines], "utf-8"),
+    "tabs": (lambda lines: [line.replace(",", "\t") for line in lines], "utf-8"),
+    "blanks": (lambda lines: [line.replace(",", "  ") for line in lines], "utf-8"),
+    "blanks after commas": (lambda lines: [line.replace(",", ", ") for line in lines], "utf-8"),
+    "quotes": (lambda lines: ['"' + line.replace(",", '","') + '"' if line else "" for line in lines], "utf-8"),
+    "index": (lambda lines: [f"{n - 1 if n else ''},{line}" if line else "" for n, line in enumerate(lines)], "utf-8"),
+    "named index": (
+        lambda lines: [f"{n - 1 if n else 'Unnamed: 0'},{line}" for n, line in enumerate(lines) if line],
+        "utf-8",
+    ),
+    "index without a name": (
+        lambda lines: [f"{n},{line}" if n and line else line for n, line in enumerate(lines)],
+        "utf-8",
+    ),
+    "floats": (lambda lines: [line.replace(",1", ",1.0").replace(",-1", ",-1.0") for line in lines], "utf-8"),
+    "commas at the end": (lambda lines: [line + "," if line else "" for line in lines], "utf-8"),
+    "blank lines": (lambda lines: [part for line in lines for part in (line, "", ",,")], "utf-8"),
+    "Excel's first line": (lambda lines: ["sep=;", *(line.replace(",", ";") for line in lines)], "utf-8"),
+    "count of rows": (lambda lines: ["4", *lines], "utf-8"),
+    "no name for the images": (lambda lines: [lines[0].removeprefix("image_id,"), *lines[1:]], "utf-8"),
+    "Windows paths": (lambda lines: [line.replace("0000", "img_align_celeba\\0000") for line in lines], "utf-8"),
+    "another suffix": (lambda lines: [line.replace(".jpg", ".png") for line in lines], "utf-8"),
+    "no suffix": (lambda lines: [line.replace(".jpg", "") for line in lines], "utf-8"),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_a_table_reads_as_the_plain_one(tmp_path, form):
+    rows = [(0, {"Smiling"}), (0, {"Eyeglasses", "Black_Hair"}), (1, set()), (0, {"5_o_Clock_Shadow"})]
+    names = ["5_o_Clock_Shadow", "Black_Hair", "Eyeglasses", "Male", "Smiling"]
+    path = write_celeba(tmp_path, rows, layout="kaggle", names=names)
+    plain = CelebA(tmp_path, attributes="all")
+    rewrite(path, *FORMS[form])
+    found = CelebA(tmp_path, attributes="all")
+    assert found.attributes == plain.attributes and found.values.tolist() == plain.values.tolist()
+    assert [found.path_of(i).name for i in range(3)] == ["000001.jpg", "000002.jpg", "000004.jpg"]
+    assert [item["image_id"] for item in found] == ["000001", "000002", "000004"]
+
+
+@pytest.mark.parametrize("words", [("train", "val", "test"), ("Training", "validation", "TEST"), ("0.0", "1.0", "2.0")])
+def test_splits_in_words(tmp_path, words):
+    write_celeba(tmp_path, [(0, set()), (1, set()), (2, {"Smiling"})], layout="kaggle")
+    path = tmp_path / "list_eval_partition.csv"
+    for number, word in enumerate(words):
+        path.write_text(path.read_text().replace(f".jpg,{number}", f".jpg,{word}"))
+    assert [CelebA(tmp_path, split)[0]["image_id"] for split in ("train", "val", "test")] == [
+        "000001",
+        "000002",
+        "000003",
+    ]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".JPG", ".jpeg"])
+def test_files_of_another_suffix_than_listed(tmp_path, suffix):
+    write_celeba(tmp_path, [(0, {"Smiling"}), (0, set())])
+    plain = CelebA(tmp_path, resolution=16).values
+    for path in sorted((tmp_path / "img_align_celeba").iterdir()):
+        with Image.open(path) as picture:
+            picture.save(path.with_suffix(suffix))
+        path.unlink()
+    faces = CelebA(tmp_path, resolution=16)
+    assert faces.values.tolist() == plain.tolist() and faces[1]["image_id"] == "000002"
+    assert faces.path_of(0).suffix == suffix
+    faces.path_of(1).with_name("000077" + suffix).write_bytes(faces.path_of(1).read_bytes())
+    with pytest.raises(DataError, match="000077.* has no row"):
+        CelebA(tmp_path)
+
+
+def test_hidden_files_and_other_files_beside_the_images(tmp_path):
+    write_celeba(tmp_path, [(0, {"Smiling"}), (0, set())])
+    for name in ("._000001.jpg", ".DS_Store", "readme.txt"):
+        (tmp_path / "img_align_celeba" / name).write_bytes(b"no picture")
+    assert len(CelebA(tmp_path)) == 2
+
+
+def test_a_partition_file_that_lists_fewer_images(tmp_path, capsys):
+    write_celeba(tmp_path, [(0, {"Smiling"}), (0, set()), (0, set()), (1, set())])
+    path = tmp_path / "list_eval_partition.txt"
+    rewrite(path, lambda lines: [lines[0], lines[2], lines[3]])
+    igm.data.celeba.warn_once.cache_clear()
+    assert [item["image_id"] for item in CelebA(tmp_path)] == ["000001", "000003"]
+    assert len(CelebA(tmp_path, "val")) == 1 and "without 1 rows" in CelebA(tmp_path).partition_note
+    assert capsys.readouterr().err.count("1 are left out") == 1
+    rewrite(path, lambda lines: ["000098.jpg 0", "000099.jpg 0"])
+    with pytest.raises(DataError, match="000001.jpg is not in .*list_eval_partition.txt"):
+        CelebA(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda lines: [*lines[:-1], lines[1]], ["lines 2 and 5", "000001.jpg"]),
+        (lambda lines: [*lines[:2], lines[2].replace("-1", "0"), lines[3]], ["line 3", "is 0", "expected 1 or -1"]),
+        (lambda lines: [*lines[:2], lines[2].replace("-1", "--1", 1)], ["line 3", "'--1'", "whole number"]),
+        (lambda lines: [*lines[:2], lines[2].replace("-1", "9" * 5000, 1)], ["line 3", "whole number"]),
+        (lambda lines: [*lines[:2], lines[2].replace("-1", "nan", 1)], ["line 3", "'nan'"]),
+        (lambda lines: [*lines[:2], lines[2].replace("-1", "\u0663", 1)], ["line 3", "whole number"]),
+        (lambda lines: [*lines[:2], lines[2] + ",1"], ["line 3", "41 values, expected 40"]),
+        (lambda lines: [*lines[:2], '"' + lines[2], lines[3]], ["line 3", "quote"]),
+        (lambda lines: [*lines[:2], lines[2].replace("000002", "../000002")], ["line 3", "not the name of an image"]),
+        (lambda lines: [*lines[:2], lines[2].replace("000002", "a\0b")], ["line 3", "zero byte"]),
+        (lambda lines: lines[1:], ["no header"]),
+        (lambda lines: lines[:1], ["has no rows"]),
+        (lambda lines: [], ["has no rows"]),
+    ],
+)
+def test_faults_of_a_table_name_the_row_and_never_ask_to_unpack_a_whole_file(tmp_path, change, words):
+    path = write_celeba(tmp_path, [(0, {"Smiling"}), (0, set()), (0, {"Eyeglasses"})], layout="kaggle")
+    rewrite(path, change)
+    with pytest.raises(DataError) as error:
+        CelebA(tmp_path)
+    message = str(error.value)
+    assert "\n" not in message and "unpack" not in message and str(path) in message
+    assert all(word in message for word in words), message
+
+
+def test_a_table_in_another_encoding_names_the_line(tmp_path):
+    path = write_celeba(tmp_path, [(0, {"Smiling"}), (0, set())])
+    path.write_bytes(path.read_bytes().replace(b"000002", "\xe9".encode("latin1")))
+    with pytest.raises(DataError, match="list_attr_celeba.txt, line 4: byte 0xe9 is not UTF-8"):
+        CelebA(tmp_path)

@@ -120,19 +120,19 @@ def test_flip_mirrors_pixels_and_positions(clevr_root):
         assert dataset.path_of(i) == dataset.path_of(i + 12)
 
 
-def test_statistics_by_hand(tmp_path):
+def test_facts_by_hand(tmp_path):
     coords = [[[10, 10, 9.0], [40, 10, 9.0], [40, 50, 9.0]], [[90, 5, 9.0], [90, 45, 9.0]]]
     write_clevr(tmp_path, "train", coords=coords, size=(100, 100))
-    assert Clevr(tmp_path, "train", (2, 3)).statistics() == {
+    assert Clevr(tmp_path, "train", (2, 3)).facts() == {
         "num_objects": [2, 3],
         "bounds": [0.1, 0.05, 0.9, 0.5],
         "min_separation": 0.301,  # a hundredth of the way from 0.3 in one scene to 0.4 in the other
     }
 
 
-def test_statistics_of_single_objects(tmp_path):
+def test_facts_of_single_objects(tmp_path):
     write_clevr(tmp_path, "train", coords=[[[10, 20, 9.0]]], size=(100, 100))
-    assert Clevr(tmp_path, "train", (1, 5)).statistics()["min_separation"] == 0.0
+    assert Clevr(tmp_path, "train", (1, 5)).facts()["min_separation"] == 0.0
 
 
 def test_fingerprint_follows_what_an_item_depends_on(tmp_path):
@@ -304,3 +304,202 @@ def test_check_image_of_a_cut_jpeg(tmp_path):
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(DataError, match="a.jpg"):
         check_image(path)
+
+
+# Layouts
+
+
+@pytest.mark.parametrize("split", ["trainA", "valB", "new", "my split"])
+def test_any_split_with_a_scenes_file(tmp_path, split):
+    write_clevr(tmp_path, split, [3, 4])
+    assert Clevr(tmp_path, split)[1]["image_id"] == f"CLEVR_{split}_000001"
+    refuse(tmp_path, "CLEVR_val_scenes.json is missing", f"the splits {split}", split="val")
+
+
+@pytest.mark.parametrize("split", ["new", "train", "val"])
+def test_what_the_generator_writes(tmp_path, split):
+    file = write_clevr(tmp_path, "new", [3, 4])
+    file.rename(tmp_path / "CLEVR_scenes.json")
+    for path in (tmp_path / "images" / "new").iterdir():
+        path.rename(tmp_path / "images" / path.name)
+    dataset = Clevr(tmp_path, split)
+    assert [dataset[i]["image_id"] for i in range(2)] == ["CLEVR_new_000000", "CLEVR_new_000001"]
+
+
+def test_a_split_is_a_name_not_a_path(tmp_path):
+    write_clevr(tmp_path / "other", "train", [3])
+    (tmp_path / "data").mkdir()
+    refuse(tmp_path / "data", "is missing", split="../../other/scenes/CLEVR_train")
+
+
+def rename_images(root, file, name_of):
+    """Give every scene's image another name in the JSON; `name_of(number, old)`."""
+
+    def change(contents):
+        for number, scene in enumerate(contents["scenes"]):
+            scene["image_filename"] = name_of(number, scene["image_filename"])
+
+    write_scenes(file, change)
+
+
+@pytest.mark.parametrize(
+    "prefix", ["train\\", "images/train/", "./", "C:\\CLEVR_v1.0\\images\\train\\", "/home/somebody/images/train/"]
+)
+def test_names_with_the_folders_of_another_machine(tmp_path, prefix):
+    file = write_clevr(tmp_path, "train", [3, 4])
+    plain = [Clevr(tmp_path, "train", resolution=16)[i] for i in range(2)]
+    rename_images(tmp_path, file, lambda number, old: prefix + old)
+    dataset = Clevr(tmp_path, "train", resolution=16)
+    for i in range(2):
+        assert dataset[i]["pixel_values"].equal(plain[i]["pixel_values"])
+        assert dataset[i]["image_id"] == plain[i]["image_id"]
+
+
+@pytest.mark.parametrize(
+    "name", ["../secret.png", "..", "", "a\0b.png", "x" * 300 + ".png", "sub/", "train\\..\\..\\a.png"]
+)
+def test_names_that_are_none_or_lead_outside(tmp_path, name):
+    file = write_clevr(tmp_path, "train", [3, 4])
+    shutil.copy(tmp_path / "images" / "train" / "CLEVR_train_000000.png", tmp_path / "images" / "secret.png")
+    rename_images(tmp_path, file, lambda number, old: name if number else old)
+    for skip in (False, True):
+        refuse(tmp_path, file, "scene 2", skip_bad_images=skip)
+
+
+def test_equal_names_in_subfolders_are_two_images(tmp_path):
+    file = write_clevr(tmp_path, "train", [3, 4, 5])
+    for number in range(2):
+        folder = tmp_path / "images" / "train" / f"part{number}"
+        folder.mkdir()
+        (folder.parent / f"CLEVR_train_00000{number}.png").rename(folder / "a.png")
+    rename_images(tmp_path, file, lambda number, old: f"part{number}/a.png" if number < 2 else old)
+    dataset = Clevr(tmp_path, "train", resolution=16)
+    assert [item["image_id"] for item in dataset] == ["part0/a", "part1/a", "CLEVR_train_000002"]
+    assert [int(item["mask"].sum()) for item in dataset] == [3, 4, 5]
+    assert Clevr(tmp_path, "train", max_images=1)[0]["image_id"] == "part0/a"  # the same in a shorter run
+
+
+def test_one_image_in_two_scenes(tmp_path):
+    file = write_clevr(tmp_path, "train", [3, 4, 5])
+    rename_images(tmp_path, file, lambda number, old: old if number < 2 else "CLEVR_train_000000.png")
+    refuse(tmp_path, file, "scenes 1 and 3", "CLEVR_train_000000.png")
+    rename_images(tmp_path, file, lambda number, old: old if number < 2 else "./CLEVR_train_000000.png")
+    refuse(tmp_path, "CLEVR_train_000000.png", "is the same file as")
+
+
+# Positions
+
+
+def test_pictures_of_another_size_than_the_positions(tmp_path):
+    file = write_clevr(tmp_path, "train", [4, 5], size=(320, 240))
+    for path in (tmp_path / "images" / "train").iterdir():
+        with Image.open(path) as picture:
+            picture.resize((128, 128)).save(path)
+    message = refuse(tmp_path, file, "scene 1", "128 x 128 pixels")
+    outside = [o["pixel_coords"] for o in json.loads(file.read_text())["scenes"][0]["objects"]]
+    x, y, _ = next(p for p in outside if max(p[:2]) > 128)
+    assert f"x = {x:g}, y = {y:g}" in message
+
+
+def test_pictures_larger_than_the_positions_mean_are_told(tmp_path, capsys):
+    write_clevr(tmp_path, "train", [5] * 20, size=(60, 40))
+    Clevr(tmp_path, "train")
+    assert "warning" not in capsys.readouterr().err
+    for path in (tmp_path / "images" / "train").iterdir():
+        with Image.open(path) as picture:
+            picture.resize((120, 80)).save(path)
+    assert len(Clevr(tmp_path, "train")) == 20 and "smaller pictures?" in capsys.readouterr().err
+
+
+NUMBER = "9" * 5000
+
+
+@pytest.mark.parametrize(
+    "coords",
+    ["[NaN, 3, 9.5]", "[3, 4, Infinity]", "[3]", "[3, 4, 5, 6]", "[]", "null", '"3, 4"', '["3", "4"]', "[true, 4]"]
+    + ["[[3, 4], [5, 6]]", '{"x": 3}', "3", "[-1, 4, 9.5]", "[49, 4]", "[1e400, 4]", f"[{'1' + '0' * 400}, 4]"],
+)
+def test_positions_are_two_or_three_finite_numbers_in_the_picture(tmp_path, coords):
+    file = write_clevr(tmp_path, "train", coords=[[[5, 5, 9.0]] * 3, [[7, 9, 9.0]] * 3])
+    file.write_text(file.read_text().replace("[7, 9, 9.0]", coords, 1))
+    refuse(tmp_path, file, "scene 2", "object")
+
+
+def test_two_numbers_are_a_position(tmp_path):
+    file = write_clevr(tmp_path, "train", coords=[[[12, 8, 9.0], [36, 24, 9.0]]])
+    file.write_text(file.read_text().replace("[12, 8, 9.0]", "[12, 8]"))
+    torch.testing.assert_close(Clevr(tmp_path, "train", (2, 2))[0]["conds"], torch.tensor([[0.25, 0.25], [0.75, 0.75]]))
+
+
+@pytest.mark.parametrize(
+    "old, new, words",
+    [
+        ('"objects": [', '"objects": null, "others": [', ["scene 1", "objects is null", "expected a list"]),
+        ('"image_filename": "CLEVR_train_000001.png"', '"image_filename": 5', ["scene 2", "image_filename is 5"]),
+        ('"scenes": [', '"scenes": ["x", ', ["scene 1", "'x'"]),
+        ('"rotation": 10.0', f'"rotation": {NUMBER}', ["thousands of digits"]),
+        ('"rotation": 10.0', '"rotation": ' + "[" * 100_000, ["thousands deep"]),
+        ('"rotation": 10.0', '"rotation": x', ["line 1, column"]),
+    ],
+)
+def test_faults_of_a_scenes_file_are_named(tmp_path, old, new, words):
+    file = write_clevr(tmp_path, "train", [3, 3])
+    file.write_text(file.read_text().replace(old, new, 1))
+    assert "unpack" not in refuse(tmp_path, file, *words)
+
+
+def test_a_scenes_file_that_is_cut_short_says_so(tmp_path):
+    file = write_clevr(tmp_path, "train", [3, 3])
+    file.write_text(file.read_text()[:-30])
+    refuse(tmp_path, file, "cut short", "unpack")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_scenes_file_in_every_unicode_encoding(tmp_path, encoding):
+    file = write_clevr(tmp_path, "train", [3, 4])
+    plain = [Clevr(tmp_path, "train").annotation(i)["conds"] for i in range(2)]
+    file.write_text(file.read_text(), encoding=encoding)
+    assert all(torch.equal(Clevr(tmp_path, "train").annotation(i)["conds"], plain[i]) for i in range(2))
+
+
+def test_positions_follow_the_fit(tmp_path):
+    """The object is seen where its position says, in every fit; one that is cut off is refused."""
+    write_clevr(tmp_path, "train", coords=[[[40, 22, 9.0]]], size=(60, 40))
+    for fit in ("squeeze", "crop", "pad"):
+        item = Clevr(tmp_path, "train", (1, 1), resolution=64, fit=fit)[0]
+        x, y = (item["conds"][0] * 64).tolist()
+        assert (item["pixel_values"][:, int(y), int(x)] - item["pixel_values"][:, 32, 16]).abs().max() > 0.2
+    write_clevr(tmp_path, "val", coords=[[[4, 20, 9.0]]], size=(60, 40))
+    refuse(tmp_path, "CLEVR_val_000000.png", "--fit crop", split="val", num_objects=(1, 1), fit="crop")
+
+
+def test_an_index_of_another_version_is_not_read(tmp_path, monkeypatch):
+    write_clevr(tmp_path, "train", [3])
+    Clevr(tmp_path, "train")
+    monkeypatch.setattr(igm.data.clevr, "INDEX_VERSION", 0)
+    Clevr(tmp_path, "train")
+    cached = sorted(igm.data.clevr.cache_dir().iterdir())
+    assert len(cached) == 2 and all(path.suffix == ".npz" for path in cached)  # and nothing of a temporary name
+
+
+@pytest.mark.parametrize(
+    "content", [{"files": np.array(["a"])}, {"files": 1, "counts": 1, "starts": 1, "pixel_coords": 1}]
+)
+def test_an_index_of_something_else_is_not_read(tmp_path, content):
+    write_clevr(tmp_path, "train", [3])
+    Clevr(tmp_path, "train")
+    (cached,) = igm.data.clevr.cache_dir().iterdir()
+    np.savez(cached, **content)
+    assert len(Clevr(tmp_path, "train")) == 1
+
+
+def test_a_user_without_a_home_gets_a_passing_cache(monkeypatch, tmp_path):
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("IGM_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(igm.data.clevr.Path, "home", no_home)
+    write_clevr(tmp_path, "train", [3])
+    assert len(Clevr(tmp_path, "train")) == 1
+    assert igm.data.clevr.cache_dir() == igm.data.clevr.cache_dir() and igm.data.clevr.cache_dir().is_dir()
