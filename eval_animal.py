@@ -27,6 +27,10 @@ class AnimalSettings(DataSettings):
     images: tuple[str, ...] | None = setting(None, "own pictures instead: files, folders; no scores", nargs="+")
     classes: tuple[str, ...] = setting(("cat", "dog", "rabbit"), "what may be in a picture", nargs="+")
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.classes
+
 
 def load_groups(evaluation: Evaluation) -> dict[str, Animals | Pictures]:
     """The pictures of --images, or those of --dataset_root with their labels."""

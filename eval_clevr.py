@@ -33,6 +33,10 @@ class SceneSettings(DataSettings):
         return self.num_objects
 
     @property
+    def labelled(self) -> bool:
+        return not self.images
+
+    @property
     def variant(self) -> str:
         return "-images" if self.images else ""
 

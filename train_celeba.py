@@ -53,7 +53,7 @@ def load_data(options: argparse.Namespace, *, joint: bool = False) -> tuple[Cele
 def main() -> None:
     options = parse_options()
     dataset, validation = load_data(options)
-    facts = Facts(task="attributes", **dataset.statistics())
+    facts = Facts(task="attributes", **dataset.facts())
     start_training(options, dataset, validation, facts=facts, cond_size=2 * len(dataset.attributes))
 
 

@@ -47,7 +47,7 @@ def load_data(options: argparse.Namespace) -> tuple[Clevr, Clevr]:
 def main() -> None:
     options = parse_options()
     dataset, validation = load_data(options)
-    start_training(options, dataset, validation, facts=Facts(task="positions", **dataset.statistics()), cond_size=2)
+    start_training(options, dataset, validation, facts=Facts(task="positions", **dataset.facts()), cond_size=2)
 
 
 if __name__ == "__main__":

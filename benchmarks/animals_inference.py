@@ -21,8 +21,9 @@ from benchmarks.measure import peak_memory, synchronize
 from igm.cli.groups import new_parser
 from igm.cli.launch import run
 from igm.devices import best_device
-from igm.inference.method import encode_images
 from igm.inference.discrete import Subsets, infer_discrete
+from igm.inference.method import encode_images
+from igm.inference.settings import DiscreteSettings
 from igm.models.stable_diffusion import StableDiffusion
 from igm.settings import positive
 
@@ -101,7 +102,9 @@ def main() -> None:
     posterior = encode_images(denoiser, image)
 
     def ours() -> None:
-        infer_discrete(denoiser, posterior, prompts, Subsets(CLASSES, (2, 2)), num_draws=n, batch_size=batch)
+        infer_discrete(
+            denoiser, posterior, prompts, Subsets(CLASSES, (2, 2)), DiscreteSettings(num_draws=n), batch_size=batch
+        )
 
     if device.type == "cuda":  # the first calls also choose kernels
         published_loop(denoiser, image, prompts, 1)

@@ -18,8 +18,9 @@ from igm.cli.launch import run
 from igm.data.celeba import CelebA, all_concepts
 from igm.data.samples import sample_faces
 from igm.devices import best_device
-from igm.inference.method import encode_images
 from igm.inference.discrete import OneOfEach, infer_discrete
+from igm.inference.method import encode_images
+from igm.inference.settings import DiscreteSettings
 from igm.models.codec import KLCodec
 from igm.models.denoiser import Denoiser, build_denoiser
 from igm.resources import CONFIGS, PRETRAINED
@@ -81,8 +82,8 @@ def main() -> None:
 
     def ours() -> None:
         posterior = encode_images(denoiser, images)
-        sizes = {"num_draws": options.num_draws, "batch_size": options.batch_size}
-        infer_discrete(denoiser, posterior, all_concepts(3), OneOfEach([2, 2, 2]), **sizes)
+        settings, space = DiscreteSettings(num_draws=options.num_draws), OneOfEach([2, 2, 2])
+        infer_discrete(denoiser, posterior, all_concepts(3), space, settings, batch_size=options.batch_size)
 
     rounds = torch.tensor([[timed(theirs), timed(ours)] for _ in range(options.num_rounds)]) / len(images)
     published, here = rounds.median(0).values.tolist()

@@ -11,6 +11,7 @@ Examples:
 """
 
 import argparse
+import dataclasses
 import json
 import multiprocessing
 import sys
@@ -27,10 +28,11 @@ from igm.cli.launch import run
 from igm.data import DataError
 from igm.data.clevr import Clevr
 from igm.devices import best_device
-from igm.inference.method import encode_images
 from igm.inference.gradient import CLIP_NORM, START_MEAN, START_STD, infer_gradient
-from igm.inference.pursuit import PursuitSettings, infer_pursuit, settings_of
-from igm.inference.types import Inferred
+from igm.inference.method import encode_images
+from igm.inference.pursuit import infer_pursuit
+from igm.inference.settings import GradientSettings, PursuitSettings
+from igm.inference.types import Inferred, Posterior
 from igm.matching import match_points, num_within
 from igm.models.denoiser import Denoiser
 from igm.resources import PRETRAINED
@@ -80,13 +82,20 @@ def load(options: argparse.Namespace) -> tuple[Denoiser, dict[str, list]]:
 
 
 def make_method(name: str, denoiser: Denoiser, options: argparse.Namespace) -> Callable[..., Inferred]:
-    """(posterior, counts, image_numbers, num_steps) -> Inferred."""
-    common = {"t_range": T_RANGE, "seed": options.seed, "batch_size": options.batch_size}
+    """(posterior, counts, image_numbers, changes of the settings) -> Inferred."""
     if name == "pursuit":
-        return lambda *args, **more: infer_pursuit(denoiser, *args, **settings_of(denoiser.facts), **common, **more)
-    starts = 1 if name == "gradient, 1 start" else options.num_inits
-    common |= {"num_inits": starts, "num_steps": options.num_steps}
-    return lambda *args, **more: infer_gradient(denoiser, *args, **{**common, **more})
+        function, settings = infer_pursuit, PursuitSettings(t_range=T_RANGE, seed=options.seed)
+    else:
+        starts = 1 if name == "gradient, 1 start" else options.num_inits
+        sizes = {"num_inits": starts, "num_steps": options.num_steps}
+        function, settings = infer_gradient, GradientSettings(t_range=T_RANGE, seed=options.seed, **sizes)
+
+    def infer(posterior: Posterior, counts: torch.Tensor, image_numbers: list[int], **changes) -> Inferred:
+        own = dataclasses.replace(settings, **changes)
+        batching = {"image_numbers": image_numbers, "batch_size": options.batch_size}
+        return function(denoiser, posterior, counts, own, **batching)
+
+    return infer
 
 
 def count_flop(function: Callable[[int], object], steps: int) -> float:
@@ -162,7 +171,7 @@ def mean_flop(infer: Callable[..., Inferred], denoiser: Denoiser, images: list, 
         k = len(true)
         if k not in by_count:
             posterior = encode_images(denoiser, image)
-            by_count[k] = count_flop(lambda n, p=posterior, k=k: infer(p, torch.tensor([k]), num_steps=n), steps)
+            by_count[k] = count_flop(lambda n, p=posterior, k=k: infer(p, torch.tensor([k]), [0], num_steps=n), steps)
     return sum(by_count[len(true)] for _, true in images) / len(images)
 
 
@@ -198,12 +207,14 @@ def growth(options: argparse.Namespace) -> list[tuple[str, int, float, float]]:
 
     def record(what: str, value: int, images: int, k: int, **settings) -> None:
         posterior = encode_images(denoiser, pixels[torch.arange(images) % len(pixels)])
-        counts = torch.full((images,), k)
+        counts, numbers = torch.full((images,), k), list(range(images))
         started = time.perf_counter()
-        infer(posterior, counts, **settings)
+        infer(posterior, counts, numbers, **settings)
         synchronize(denoiser.device)
         seconds = (time.perf_counter() - started) / images
-        flop = count_flop(lambda n: infer(posterior[:1], counts[:1], num_steps=n, **settings), REFINEMENT_STEPS)
+        flop = count_flop(
+            lambda n: infer(posterior[:1], counts[:1], numbers[:1], num_steps=n, **settings), REFINEMENT_STEPS
+        )
         table.append((what, value, seconds, flop / 1e12))
 
     for k in range(3, 11):

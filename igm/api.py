@@ -16,12 +16,11 @@ import torch
 
 from igm import UserError
 from igm.devices import best_device
-from igm.hub import list_models, resolve
+from igm.hub import is_pipeline, list_models, resolve
 from igm.inference.loading import DenoiserLoading, PipelineLoading
 from igm.inference.method import Method, methods_of
 from igm.models.denoiser import Denoiser
 from igm.pictures import Picture, as_batch
-from igm.models.stable_diffusion import StableDiffusion
 from igm.settings import SettingError
 from igm.tasks import find_task
 from igm.tasks.labels import Labels

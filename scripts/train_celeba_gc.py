@@ -14,7 +14,7 @@ from train_celeba import load_data, parse_options
 def main() -> None:
     options = parse_options(tracker_project_name="celeba-gc")
     dataset, validation = load_data(options, joint=True)
-    facts = Facts(task="attributes", learner="joint_label", **dataset.statistics())
+    facts = Facts(task="attributes", learner="joint_label", **dataset.facts())
     start_training(options, dataset, validation, facts=facts, cond_size=2 * len(dataset.attributes))
 
 

@@ -42,7 +42,7 @@ def main() -> None:
     options.no_latent_cache, options.num_validation_images = True, 0  # it reads pixels, and generates nothing
     options.gradient_checkpointing = False  # transformers' ResNet has none
     dataset, _ = load_data(options)
-    facts = Facts(task="attributes", learner="resnet50", **dataset.statistics())
+    facts = Facts(task="attributes", learner="resnet50", **dataset.facts())
     size = 2 * len(dataset.attributes)
     start_training(options, dataset, None, facts=facts, cond_size=size, build=make_classifier, loss=loss)
 

@@ -6,26 +6,29 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, SCHEDULER, UNET
+from conftest import SCHEDULER, UNET
 from PIL import Image
 
 import eval_animal
 import igm.models.stable_diffusion
-from igm.baselines.diffusion_classifier import combinations, infer_dc_variant, infer_diffusion_classifier
+from igm.baselines.diffusion_classifier import combinations, in_words, infer_dc_variant, infer_diffusion_classifier
 from igm.data import DataError
 from igm.data.animals import Animals, read_labels
 from igm.data.synthetic import animals as drawing
-from igm.inference.method import encode_images
 from igm.facts import Facts
 from igm.figures import label_sheet
 from igm.inference.discrete import Subsets, infer_discrete
 from igm.inference.draws import draw_for_images, image_generators
+from igm.inference.method import encode_images
+from igm.inference.settings import DiscreteSettings
 from igm.models import ModelError
 from igm.models.stable_diffusion import StableDiffusion
 from igm.tasks.classes import label_metrics
 from scripts import train_animals_mini
 
 CLASSES = ["cat", "dog", "rabbit"]
+
+METHODS = ("igm", "diffusion_classifier", "dc_variant")
 
 
 def write_pipeline(folder, prediction_type):
@@ -308,7 +311,7 @@ def test_half_the_passes_of_the_published_loop_with_equal_errors(pipeline, pictu
     prompts = denoiser.encode_prompts([f"a photo of a {name}" for name in CLASSES])
     passes = []
     denoiser.network.register_forward_pre_hook(lambda module, args: passes.append(len(args[0])))
-    found = infer_discrete(denoiser, posterior, prompts, Subsets(3, (2, 2)), num_draws=8, seed=2)
+    found = infer_discrete(denoiser, posterior, prompts, Subsets(3, (2, 2)), DiscreteSettings(num_draws=8, seed=2))
     ours, passes[:] = sum(passes), []
 
     draws = draw_for_images(posterior, 8, (0, 1000), image_generators(2, [0], stream=4), stratified=True)[0]
@@ -321,7 +324,7 @@ def test_half_the_passes_of_the_published_loop_with_equal_errors(pipeline, pictu
             errors[pair] += float((target - sum(both) / 2).square().mean()) / 8
     assert sum(passes) == 2 * ours == 48 and int(found.forward[0]) == ours
     best = min(errors, key=errors.get)
-    assert tuple(found.extra["chosen"][0]) == best
+    assert tuple(found.chosen[0]) == best
     assert float(found.error[0]) == pytest.approx(errors[best], rel=1e-4)
 
 
@@ -338,13 +341,13 @@ def test_baselines_are_what_they_say(pipeline, pictures):
         return tokens, (target[:, None] - predictions).square().flatten(2).mean((0, 2))
 
     tokens, own = errors([f"a photo of a {name}" for name in CLASSES])
-    common = {"labels": torch.eye(3), "num_draws": 6, "seed": 4}
-    found = infer_diffusion_classifier(denoiser, posterior, torch.tensor([2]), tokens, **common)
+    settings, labels = DiscreteSettings(num_draws=6, seed=4), torch.eye(3)
+    found = infer_diffusion_classifier(denoiser, posterior, torch.tensor([2]), tokens, settings, labels=labels)
     assert found.conds[0].argmax(1).tolist() == own.argsort()[:2].tolist() and int(found.forward[0]) == 18
     members = combinations(3, (1, 2))
     assert members == [(0,), (1,), (2,), (0, 1), (0, 2), (1, 2)]
-    joint, own = errors([f"a photo of a {eval_animal.in_words([CLASSES[i] for i in c])}" for c in members])
-    found = infer_dc_variant(denoiser, posterior, joint, members, **common)
+    joint, own = errors([f"a photo of a {in_words([CLASSES[i] for i in c])}" for c in members])
+    found = infer_dc_variant(denoiser, posterior, joint, members, settings, labels=labels)
     best = members[int(own.argmin())]
     assert found.conds[0][: len(best)].argmax(1).tolist() == list(best) and int(found.num_concepts[0]) == len(best)
     assert float(found.error[0]) == pytest.approx(float(own.min()), rel=1e-4)
@@ -352,7 +355,7 @@ def test_baselines_are_what_they_say(pipeline, pictures):
 
 def test_joint_prompts_read_as_a_person_would_write_them():
     names = ["cat", "dog", "rabbit"]
-    assert [eval_animal.in_words(names[:n]) for n in (1, 2, 3)] == ["cat", "cat and a dog", "cat, a dog and a rabbit"]
+    assert [in_words(names[:n]) for n in (1, 2, 3)] == ["cat", "cat and a dog", "cat, a dog and a rabbit"]
 
 
 def test_tokenizer_has_one_token_for_each_word(tmp_path):
@@ -393,11 +396,11 @@ def test_label_sheet_is_drawn(tmp_path, pictures):
 
 def test_evaluation_of_a_pipeline(pipeline, pictures, run_script, tmp_path):
     arguments = ["--checkpoint", pipeline, "--dataset_root", pictures, "--num_draws", 6, "--output_dir", tmp_path]
-    arguments += ["--method", *eval_animal.METHODS, "--prompt", "a photo of a {}", "a drawing of a {}"]
+    arguments += ["--method", *METHODS, "--prompt", "a photo of a {}", "a drawing of a {}"]
     done = run_script("eval_animal.py", *arguments, "--num_images", 3, "--confidence", 1)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("pair accuracy") == 3 and "rabbit found" in done.stdout
-    for method in eval_animal.METHODS:
+    for method in METHODS:
         folder = tmp_path / "animals" / f"eval-{method}"
         records = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
         assert len(records) == 3
@@ -480,8 +483,7 @@ def test_a_damaged_pipeline_is_named(pipeline, tmp_path):
 
 
 def test_without_the_default_the_shipped_model_is_named_in_one_line(monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["eval_animal.py"])
-    assert eval_animal.choose_checkpoint(eval_animal.parse_options()) == str(ROOT / "models/pretrained/animals-mini")
+    assert eval_animal.default_checkpoint(local_files_only=False) == "animals-mini"
     assert len(capsys.readouterr().out.splitlines()) == 1
 
 
@@ -489,10 +491,10 @@ def test_pictures_without_labels_get_answers(pipeline, run_main, tmp_path):
     save_pictures(tmp_path, ["mine.png", "IMG_7.png"])
     arguments = ["--checkpoint", pipeline, "--images", tmp_path / "mine.png", tmp_path / "IMG_7.png"]
     code, out, err = run_main(
-        "eval_animal", *arguments, "--method", *eval_animal.METHODS, "--num_draws", 2, "--output_dir", tmp_path / "out"
+        "eval_animal", *arguments, "--method", *METHODS, "--num_draws", 2, "--output_dir", tmp_path / "out"
     )
     assert code == 0, err
-    for method in eval_animal.METHODS:
+    for method in METHODS:
         lines = (tmp_path / "out" / "animals" / f"eval-{method}" / "results.jsonl").read_text().splitlines()
         assert [json.loads(line)["num_pred"] for line in lines] == [2, 2]
         assert json.loads(lines[0])["conds_true"] is None

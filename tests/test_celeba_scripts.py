@@ -8,11 +8,12 @@ from conftest import FACES, RESNET, SCHEDULER, write_celeba
 from test_scripts import check_refused, launch, records_of
 
 import igm.models.codec
-from igm.baselines.joint_label import infer_classifier, infer_joint, joint_choices
-from igm.baselines.resnet50 import AttributeResNet, Classifier, attribute_loss
+from igm.baselines.joint_label import infer_joint, joint_choices
+from igm.baselines.resnet50 import AttributeResNet, Classifier, attribute_loss, infer_classifier
 from igm.data.celeba import all_concepts
 from igm.error_matrix import ErrorMatrix
 from igm.inference.discrete import OneOfEach, infer_discrete
+from igm.inference.settings import DiscreteSettings
 from igm.inference.types import Posterior
 
 PUBLISHED = ("--scheduler_config", "configs/clevr-2D-pos/scheduler/scheduler_config.json")
@@ -71,7 +72,7 @@ def test_published_inference_command_in_both_domains(run_script, checkpoint, cel
         found = [r["conds_true"] for r in records if r["group"] == domain]
         assert found == [all_concepts(3)[[2 * k + int(v) for k, v in enumerate(t)]].tolist() for t in truth]
     summary = json.loads((folder / "summary.json").read_text())
-    assert set(summary["groups"]) == {"female", "male"} and summary["task"] == "celeba"
+    assert set(summary["groups"]) == {"female", "male"} and summary["task"] == "attributes"
     metrics = summary["groups"]["male"]["metrics"]
     assert list(metrics["accuracy_per_attribute"]) == ["Black_Hair", "Eyeglasses", "Smiling"]
     names = {p.name for p in (folder / "figures").iterdir()}
@@ -218,9 +219,9 @@ def test_joint_label_has_the_lowest_error_of_all(make_denoiser):
     denoiser = make_denoiser("attribute_unet")
     posterior = Posterior(torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1)), torch.zeros(2, 4, 8, 8))
     values, sizes = all_concepts(3), [2, 2, 2]
-    found = infer_joint(denoiser, posterior, values, sizes, num_draws=5, seed=3)
+    found = infer_joint(denoiser, posterior, values, sizes, DiscreteSettings(num_draws=5, seed=3))
     labels = torch.stack([values[[a, b, c]].sum(0) for a in (0, 1) for b in (2, 3) for c in (4, 5)])
-    single = infer_discrete(denoiser, posterior, labels, OneOfEach([8]), num_draws=5, seed=3)
+    single = infer_discrete(denoiser, posterior, labels, OneOfEach([8]), DiscreteSettings(num_draws=5, seed=3))
     assert found.conds.sum(1).equal(single.conds[:, 0]) and found.error.equal(single.error)
     assert found.num_concepts.tolist() == [3, 3] and found.forward.tolist() == [40, 40]
     assert joint_choices([2, 3]).tolist() == [[0, 2], [0, 3], [0, 4], [1, 2], [1, 3], [1, 4]]
@@ -233,10 +234,7 @@ def test_classifier_reads_logits():
         def forward(self, images):
             return torch.tensor([[2.0, -1.0, 0.5]])
 
-    class Model:
-        network = Fixed()
-
-    found = infer_classifier(Model, Posterior(torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 8, 8)), all_concepts(3))
+    found = infer_classifier(Fixed(), torch.zeros(1, 3, 8, 8), all_concepts(3))
     assert found.conds[0].equal(all_concepts(3)[[1, 2, 5]])
     odds = torch.tensor([2.0, 1.0, 0.5])
     assert found.confidence[0].item() == pytest.approx(odds.sigmoid().prod().item())

@@ -17,35 +17,45 @@ from igm.inference.counting import (
 )
 from igm.inference.pursuit import infer_pursuit
 from igm.inference.sets import candidate_grid
+from igm.inference.settings import PursuitSettings
+from igm.tasks import find_task
 
-SETTINGS = {"num_candidates": 100, "num_draws": 4, "num_steps": 20, "learning_rate": 1e-2, "min_separation": 0.15}
+SETTINGS = {
+    "count": "infer",
+    "num_candidates": 100,
+    "num_draws": 4,
+    "num_steps": 20,
+    "learning_rate": 1e-2,
+    "min_separation": 0.15,
+}
 SETTINGS |= {"max_objects": 5, "count_draws": 16, "confidence_draws": 8}
 
 
 def test_counts_and_positions_are_found():
     toy = Toy()
     posterior, counts = scenes(toy)
-    found = infer_count(toy, posterior, penalty=1e-5, **SETTINGS)
+    found = infer_count(toy, posterior, PursuitSettings(count_penalty=1e-5, **SETTINGS))
     assert found.num_concepts.tolist() == counts.tolist()
     for row, k, true in zip(found.conds, counts.tolist(), SCENES, strict=True):
         assert distance(row[:k], true) < 0.03
     assert (found.confidence > 0.9).all()
-    records = found.extra["records"]
-    assert [len(errors) for errors in records["error_by_count"]] == [5, 5, 5]
-    assert [len(sure) for sure in records["object_confidence"]] == counts.tolist()
+    task = find_task("positions")
+    records = [task.record(found, row, ()) for row in range(3)]
+    assert [len(errors) for record in records for errors in [record["error_by_count"]]] == [5, 5, 5]
+    assert [len(record["object_confidence"]) for record in records] == counts.tolist()
     assert int(found.forward.sum()) == toy.rows  # every row is accounted for
 
 
 def test_results_do_not_depend_on_the_batch_or_the_memory():
     toy = Toy()
     posterior, _ = scenes(toy, std=0.02)
-    together = infer_count(toy, posterior, **SETTINGS)
-    alone = infer_count(toy, posterior[1:2], image_numbers=[1], batch_size=37, **SETTINGS)
+    together = infer_count(toy, posterior, PursuitSettings(**SETTINGS))
+    alone = infer_count(toy, posterior[1:2], PursuitSettings(**SETTINGS), image_numbers=[1], batch_size=37)
     assert together.num_concepts[1] == alone.num_concepts[0]
     torch.testing.assert_close(together.conds[1, : int(alone.num_concepts)], alone.conds[0], atol=1e-3, rtol=0)
     torch.testing.assert_close(
-        torch.tensor(together.extra["records"]["error_by_count"][1]),
-        torch.tensor(alone.extra["records"]["error_by_count"][0]),
+        together.count_errors[1].mean(0),
+        alone.count_errors[0].mean(0),
         rtol=1e-3,
         atol=1e-6,
     )
@@ -54,29 +64,35 @@ def test_results_do_not_depend_on_the_batch_or_the_memory():
 def test_a_large_penalty_leaves_one_object():
     toy = Toy()
     posterior, _ = scenes(toy)
-    assert infer_count(toy, posterior, penalty=1e3, **SETTINGS).num_concepts.tolist() == [1, 1, 1]
+    assert infer_count(toy, posterior, PursuitSettings(count_penalty=1e3, **SETTINGS)).num_concepts.tolist() == [
+        1,
+        1,
+        1,
+    ]
 
 
 def test_adaptive_drawing_stops_when_sure_and_at_the_cap():
     toy = Toy()
     posterior, counts = scenes(toy)
-    sure = infer_count(toy, posterior, penalty=1e-5, confidence=0.9, **SETTINGS)
+    sure = infer_count(toy, posterior, PursuitSettings(count_penalty=1e-5, confidence=0.9, **SETTINGS))
     assert sure.num_concepts.tolist() == counts.tolist()
-    assert sure.extra["records"]["count_draws"] == [DRAWS_PER_ROUND] * 3
-    never = infer_count(toy, posterior[:1], penalty=1e-5, confidence=1.1, **SETTINGS)
-    assert never.extra["records"]["count_draws"] == [MOST * SETTINGS["count_draws"]]
+    assert [len(own) for own in sure.count_errors] == [DRAWS_PER_ROUND] * 3
+    never = infer_count(toy, posterior[:1], PursuitSettings(count_penalty=1e-5, confidence=1.0, **SETTINGS))
+    assert [len(own) for own in never.count_errors] == [MOST * SETTINGS["count_draws"]]
 
 
 def test_at_least_one_object():
     toy = Toy()
     with pytest.raises(UserError, match="max_objects"):
-        infer_count(toy, scenes(toy)[0], **{**SETTINGS, "max_objects": 0})
+        infer_count(toy, scenes(toy)[0], PursuitSettings(**{**SETTINGS, "max_objects": 0}))
 
 
 def test_more_objects_than_fit_are_not_considered():
     toy = Toy()
-    found = infer_count(toy, scenes(toy, (0,))[0], **{**SETTINGS, "num_candidates": 4, "min_separation": 0.9})
-    assert len(found.extra["records"]["error_by_count"][0]) <= 2
+    found = infer_count(
+        toy, scenes(toy, (0,))[0], PursuitSettings(**{**SETTINGS, "num_candidates": 4, "min_separation": 0.9})
+    )
+    assert found.count_errors[0].shape[1] <= 2
 
 
 def test_weights_of_a_set_under_every_gain():
@@ -104,8 +120,8 @@ def test_an_object_that_is_there_counts_and_one_that_is_not_does_not():
     toy = Toy()
     posterior, _ = scenes(toy, (2,))
     options = {name: value for name, value in SETTINGS.items() if name not in ("max_objects", "count_draws")}
-    found = infer_pursuit(toy, posterior, torch.tensor([4]), penalty=1e-6, **options)
-    sure = torch.tensor(found.extra["records"]["object_confidence"][0])
+    found = infer_pursuit(toy, posterior, torch.tensor([4]), PursuitSettings(count_penalty=1e-6, **options))
+    sure = found.object_confidence[0]
     gaps = torch.cdist(found.conds[0], torch.tensor(SCENES[2])).amin(1)
     assert gaps.argmax() == sure.argmin() and sure.min() < 0.1 < 0.99 < sure.sort().values[1]
     assert float(found.confidence) < 0.1
@@ -116,14 +132,14 @@ def test_contributions_are_those_of_explicit_compositions():
     toy = Toy()
     posterior, counts = scenes(toy, (1,))
     options = {name: value for name, value in SETTINGS.items() if name not in ("max_objects", "count_draws")}
-    found = infer_pursuit(toy, posterior, counts, **options)
-    contributions = found.extra["contributions"][0]
+    found = infer_pursuit(toy, posterior, counts, PursuitSettings(**options))
+    contributions = found.contributions[0]
     from igm.inference.draws import draw_for_images, image_generators
     from igm.inference.pricing import base_members
 
     draws = draw_for_images(posterior, 8, (0, 500), image_generators(0, [0], 6), stratified=True)[0]
     candidates = candidate_grid(100)
-    base, gain = candidates[base_members(len(candidates))], float(found.extra["gain"])
+    base, gain = candidates[base_members(len(candidates))], float(found.gain)
     for n in range(8):
         x_t, t = toy.add_noise(draws.x_0[n : n + 1], draws.eps[n : n + 1], draws.t[n : n + 1]), draws.t[n : n + 1]
         f = toy.predict_pairs(x_t, t, found.conds[0], torch.zeros(2).long())

@@ -7,10 +7,12 @@ import torch
 
 from igm import UserError
 from igm.error_matrix import ErrorMatrix, subset_weights
+from igm.facts import Facts
 from igm.inference import discrete
 from igm.inference.discrete import OneOfEach, Subsets, infer_discrete
 from igm.inference.draws import draw_for_images, image_generators
 from igm.inference.pricing import confidence_of, price_draws
+from igm.inference.settings import DiscreteSettings
 from igm.inference.types import Posterior
 
 
@@ -124,6 +126,8 @@ def test_confidence_is_the_normal_tail_of_the_paired_difference():
 class Toy:
     """A Denoiser whose prediction for candidate c is the target, plus c's own fixed error times noise-free patterns."""
 
+    facts, num_timesteps = Facts(), 1000
+
     def __init__(self, truth, patterns, jitter):
         self.truth, self.patterns, self.jitter, self.rows = truth, patterns, jitter, 0
 
@@ -149,14 +153,22 @@ def make_toy(truth, m=12, jitter=1.0):
     return Toy(torch.tensor(truth), patterns, jitter)
 
 
+class Rounds(DiscreteSettings):
+    """Rounds that no confidence ends."""
+
+    stops_at = 1.1
+
+
 def posterior(b):
     return Posterior(torch.zeros(b, 2, 4, 4), torch.ones(b, 2, 4, 4))
 
 
 def test_the_true_composition_is_found_and_recorded():
     toy = make_toy([2, 7])
-    found = infer_discrete(toy, posterior(3), torch.eye(12), Subsets(12, (2, 2)), num_draws=20, batch_size=50)
-    assert found.extra["chosen"] == [[2, 7]] * 3
+    found = infer_discrete(
+        toy, posterior(3), torch.eye(12), Subsets(12, (2, 2)), DiscreteSettings(num_draws=20), batch_size=50
+    )
+    assert found.chosen == [[2, 7]] * 3
     assert found.conds.argmax(2).tolist() == [[2, 7]] * 3
     assert found.forward.tolist() == [20 * 12] * 3 and toy.rows == 3 * 20 * 12
     assert (found.confidence > 0.99).all()
@@ -164,11 +176,11 @@ def test_the_true_composition_is_found_and_recorded():
 
 def test_results_do_not_depend_on_the_batching():
     space = OneOfEach([4, 4, 4])
-    options = {"num_draws": 30, "seed": 5}
-    one = infer_discrete(make_toy([0, 5, 9]), posterior(2), torch.eye(12), space, batch_size=1000, **options)
-    two = infer_discrete(make_toy([0, 5, 9]), posterior(2), torch.eye(12), space, batch_size=5, **options)
+    settings = DiscreteSettings(num_draws=30, seed=5)
+    one = infer_discrete(make_toy([0, 5, 9]), posterior(2), torch.eye(12), space, settings, batch_size=1000)
+    two = infer_discrete(make_toy([0, 5, 9]), posterior(2), torch.eye(12), space, settings, batch_size=5)
     alone = infer_discrete(
-        make_toy([0, 5, 9]), posterior(1), torch.eye(12), space, batch_size=7, image_numbers=[1], **options
+        make_toy([0, 5, 9]), posterior(1), torch.eye(12), space, settings, batch_size=7, image_numbers=[1]
     )
     torch.testing.assert_close(one.error, two.error)
     torch.testing.assert_close(one.error[1:], alone.error)
@@ -177,9 +189,11 @@ def test_results_do_not_depend_on_the_batching():
 def test_adaptive_drawing_stops_early_and_agrees():
     space = Subsets(12, (1, 3))
     options = {"num_draws": 400, "draws_per_round": 20, "seed": 1}
-    full = infer_discrete(make_toy([2, 7]), posterior(4), torch.eye(12), space, **options)
-    adaptive = infer_discrete(make_toy([2, 7]), posterior(4), torch.eye(12), space, confidence=0.99, **options)
-    assert adaptive.extra["chosen"] == full.extra["chosen"] == [[2, 7]] * 4
+    full, adaptive = (
+        infer_discrete(make_toy([2, 7]), posterior(4), torch.eye(12), space, DiscreteSettings(**options, confidence=c))
+        for c in (None, 0.99)
+    )
+    assert adaptive.chosen == full.chosen == [[2, 7]] * 4
     assert (adaptive.forward < full.forward / 5).all()
     assert (adaptive.confidence >= 0.99).all()
 
@@ -188,11 +202,10 @@ def test_undecided_images_use_all_draws_on_the_plausible_candidates_only():
     """Two candidates are exactly equal: no number of draws decides between them, but the others leave early."""
     toy = make_toy([2, 7], jitter=0.3)
     toy.patterns[7] = toy.patterns[2]
-    found = infer_discrete(
-        toy, posterior(1), torch.eye(12), Subsets(12, (1, 1)), num_draws=100, draws_per_round=20, confidence=0.9
-    )
-    assert found.extra["draws"] == [100]
-    assert found.extra["chosen"][0] in ([2], [7]) and float(found.confidence) < 0.9
+    settings = DiscreteSettings(num_draws=100, draws_per_round=20, confidence=0.9)
+    found = infer_discrete(toy, posterior(1), torch.eye(12), Subsets(12, (1, 1)), settings)
+    assert found.num_draws == [100]
+    assert found.chosen[0] in ([2], [7]) and float(found.confidence) < 0.9
     assert int(found.forward) == 20 * 12 + 80 * 2
 
 
@@ -208,12 +221,10 @@ def test_matrix_of_rounds_is_that_of_one_pass():
         posterior(1),
         torch.eye(12),
         Subsets(12, (1, 1)),
-        num_draws=50,
-        draws_per_round=20,
-        confidence=1.1,  # never reached
+        Rounds(num_draws=50, draws_per_round=20),
         image_numbers=[3],
     )
-    chosen = subset_weights(found.extra["chosen"], 12)[None]
+    chosen = subset_weights(found.chosen, 12)[None]
     assert float(found.error) == pytest.approx(float(matrix.error(chosen)), rel=1e-4)
 
 

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 from test_scripts import check_refused, checkpoint, eval_args, records_of  # noqa: F401  (fixtures)
 
+from igm import UserError
 from igm.evaluation.run import within_memory
 
 
@@ -93,5 +94,5 @@ def test_other_errors_and_the_last_row_are_not_hidden():
 
     with pytest.raises(RuntimeError, match="shapes"):
         within_memory(infer, 8)()
-    with pytest.raises(RuntimeError, match="allocate"):
+    with pytest.raises(UserError, match="too little memory"):
         within_memory(infer, 4)()

@@ -5,10 +5,10 @@ import sys
 
 import numpy as np
 import pytest
-from igm.figures.folder import spread
 from PIL import Image, ImageColor
 
 from igm.evaluation.records import RECORD_KEYS, RecordWriter
+from igm.evaluation.redraw import redraw, spread
 from igm.figures import (
     as_pil,
     confusion_matrices,
@@ -16,7 +16,6 @@ from igm.figures import (
     error_by_count,
     perception_curve,
     position_sheet,
-    redraw,
     reliability_diagrams,
     save_image_grid,
 )
@@ -247,7 +246,7 @@ def test_as_pil_maps_minus_one_to_one_onto_bytes():
 def test_a_folder_is_drawn_again_from_its_records(tmp_path, monkeypatch, capsys):
     Image.new("RGB", (64, 64), (10, 200, 30)).save(tmp_path / "a.png")
     (tmp_path / "broken.png").write_text("not a picture")
-    with RecordWriter(tmp_path / "results.jsonl", False, {}) as writer:
+    with RecordWriter(tmp_path / "results.jsonl", False, {"task": "clevr"}) as writer:
         writer.write(record("a", image_path="a.png"))
         writer.write(record("b", image_path="broken.png"))
         writer.write(record("c", group="6-8"))

@@ -1,6 +1,6 @@
 """Inference against a toy model whose best positions are known exactly, and against the published loop written out."""
 
-import functools
+import dataclasses
 import itertools
 import math
 
@@ -9,11 +9,12 @@ import torch
 from toy import SCENES, SIDE, Toy, distance, scenes
 
 from igm.error_matrix import ErrorMatrix
-from igm.evaluation.run import infer_batch
+from igm.evaluation.run import Worker
 from igm.inference.draws import draw_for_images, image_generators
 from igm.inference.gradient import Pairs, clip_norm, composition_gradient, infer_gradient
+from igm.inference.method import methods_of
 from igm.inference.pricing import base_members, price_candidates, price_draws
-from igm.inference.pursuit import Pursuit, PursuitSettings, infer_pursuit, refine, separating_push
+from igm.inference.pursuit import Pursuit, infer_pursuit, refine, separating_push
 from igm.inference.sets import (
     addition_sums,
     candidate_grid,
@@ -23,7 +24,9 @@ from igm.inference.sets import (
     pursue,
     with_gain,
 )
+from igm.inference.settings import GradientSettings, PursuitSettings
 from igm.inference.types import Posterior
+from igm.tasks import find_task
 
 
 @pytest.fixture
@@ -34,15 +37,16 @@ def toy():
 GRADIENT = {"num_steps": 250, "learning_rate": 1e-2, "num_inits": 6, "num_draws": 8}
 PURSUIT = {"num_candidates": 100, "num_draws": 4, "num_steps": 30, "learning_rate": 1e-2, "min_separation": 0.15}
 METHODS = {
-    "gradient": (infer_gradient, {**GRADIENT, "num_steps": 20, "num_inits": 3}),
-    "pursuit": (infer_pursuit, {**PURSUIT, "num_steps": 10}),
+    "gradient": (infer_gradient, GradientSettings(**{**GRADIENT, "num_steps": 20, "num_inits": 3})),
+    "pursuit": (infer_pursuit, PursuitSettings(**{**PURSUIT, "num_steps": 10})),
 }
 both_methods = pytest.mark.parametrize("method", METHODS)
 
 
 def infer(method, toy, posterior, counts, **options):
-    function, defaults = METHODS[method]
-    return function(toy, posterior, counts, **{**defaults, **options})
+    function, settings = METHODS[method]
+    changes = {name: options.pop(name) for name in list(options) if hasattr(settings, name)}
+    return function(toy, posterior, counts, dataclasses.replace(settings, **changes), **options)
 
 
 # What is found
@@ -50,7 +54,7 @@ def infer(method, toy, posterior, counts, **options):
 
 def test_gradient_finds_the_minimum(toy):
     posterior, counts = scenes(toy)
-    found = infer_gradient(toy, posterior, counts, **GRADIENT)
+    found = infer_gradient(toy, posterior, counts, GradientSettings(**GRADIENT))
     assert found.conds.shape == (3, 3, 2)
     for i, true in enumerate(SCENES):
         assert distance(found.conds[i, : len(true)], true) < 0.01
@@ -59,8 +63,8 @@ def test_gradient_finds_the_minimum(toy):
 
 def test_pursuit_finds_the_fine_grid_point_and_then_the_minimum(toy):
     posterior, counts = scenes(toy)
-    on_grid = infer_pursuit(toy, posterior, counts, **{**PURSUIT, "num_steps": 0})
-    refined = infer_pursuit(toy, posterior, counts, **{**PURSUIT, "num_steps": 80})
+    on_grid = infer_pursuit(toy, posterior, counts, PursuitSettings(**{**PURSUIT, "num_steps": 0}))
+    refined = infer_pursuit(toy, posterior, counts, PursuitSettings(**{**PURSUIT, "num_steps": 80}))
     grid = {tuple(c) for c in divide_cells(candidate_grid(100), list(range(100))).tolist()}
     for i, true in enumerate(SCENES):
         assert {tuple(c) for c in on_grid.conds[i, : len(true)].tolist()} <= grid
@@ -165,9 +169,9 @@ def test_image_is_encoded_once(toy, method):
     ]
     dataset = type("Items", (list,), {"path_of": lambda self, i: f"{i}.png"})(items)
 
-    function, options = METHODS[method]
-    run = functools.partial(function, toy, **options)
-    records = infer_batch(toy, {"all": dataset}, [("all", 0), ("all", 2)], run, "no", 0)
+    run = methods_of("positions")[method](toy, METHODS[method][1])
+    worker = Worker(run, find_task("positions"), {"all": dataset}, seed=0, batch_size=1024, num_objects=None)
+    records = worker.infer([("all", 0), ("all", 2)])
     assert toy.encoded == 1
     assert [record["image_id"] for record in records] == ["0", "2"]
     assert [record["num_true"] for record in records] == [1, 3]
@@ -188,8 +192,8 @@ def test_prediction_that_is_not_finite(toy, method):
 
 def test_the_best_start_wins(toy):
     posterior, counts = scenes(toy, std=0.05)
-    found = infer_gradient(toy, posterior, counts, **{**GRADIENT, "num_steps": 60})
-    errors, best = found.extra["errors"], found.extra["best"]
+    found = infer_gradient(toy, posterior, counts, GradientSettings(**{**GRADIENT, "num_steps": 60}))
+    errors, best = found.start_errors, found.best_start
     assert errors.shape == (3, 6) and (errors.amax(1) > errors.amin(1)).all()  # the starts differ
     assert torch.equal(found.error, errors.amin(1)) and torch.equal(errors[torch.arange(3), best], found.error)
 
@@ -197,9 +201,10 @@ def test_the_best_start_wins(toy):
 def test_more_starts_are_never_worse(toy):
     posterior, counts = scenes(toy, (1,), std=0.05)
     few, many = (
-        infer_gradient(toy, posterior, counts, **{**GRADIENT, "num_steps": 60, "num_inits": r}) for r in (4, 8)
+        infer_gradient(toy, posterior, counts, GradientSettings(**{**GRADIENT, "num_steps": 60, "num_inits": r}))
+        for r in (4, 8)
     )
-    torch.testing.assert_close(many.extra["errors"][:, :4], few.extra["errors"], rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(many.start_errors[:, :4], few.start_errors, rtol=1e-4, atol=1e-7)
     assert (many.error <= few.error * (1 + 1e-4)).all()  # the first starts and the draws that score are the same
 
 
@@ -215,7 +220,9 @@ def test_starts_are_scored_on_draws_that_they_share(toy):
 
 def test_starting_positions_follow_the_published_distribution(toy):
     posterior, _ = scenes(toy, (0,))
-    found = infer_gradient(toy, posterior, torch.tensor([40]), num_steps=1, num_inits=50, num_draws=1, record_every=1)
+    found = infer_gradient(
+        toy, posterior, torch.tensor([40]), GradientSettings(num_steps=1, num_inits=50, num_draws=1), record_every=1
+    )
     first = found.trajectory[0].flatten(0, -2)  # (2000, 2)
     assert found.trajectory.shape == (2, 1, 50, 40, 2)
     torch.testing.assert_close(first.mean(0), torch.tensor([0.5, 0.5]), rtol=0, atol=0.01)
@@ -224,9 +231,9 @@ def test_starting_positions_follow_the_published_distribution(toy):
 
 def test_trajectory_ends_where_the_result_is(toy):
     posterior, counts = scenes(toy)
-    found = infer_gradient(toy, posterior, counts, **{**GRADIENT, "num_steps": 20}, record_every=5)
+    found = infer_gradient(toy, posterior, counts, GradientSettings(**{**GRADIENT, "num_steps": 20}), record_every=5)
     assert found.trajectory.shape == (5, 3, 6, 3, 2)
-    for i, best in enumerate(found.extra["best"]):
+    for i, best in enumerate(found.best_start):
         assert torch.equal(found.trajectory[-1, i, best], found.conds[i])
 
 
@@ -238,7 +245,10 @@ def test_gradient_equals_the_published_loop(make_denoiser, prediction_type, step
     mean, std = torch.randn(2, 1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     posterior, lr, k = Posterior(mean, std.abs()), 0.02, 2
     found = infer_gradient(
-        denoiser, posterior, torch.tensor([k]), num_steps=steps, learning_rate=lr, num_draws=4, seed=5
+        denoiser,
+        posterior,
+        torch.tensor([k]),
+        GradientSettings(num_inits=1, num_steps=steps, learning_rate=lr, num_draws=4, seed=5),
     )
 
     (start,), noises = image_generators(5, [0], stream=0), image_generators(5, [0], stream=1)
@@ -405,11 +415,14 @@ def test_min_separation_is_respected(toy):
     posterior, _ = scenes(toy, (1,))
     for separation in (0.05, 0.3):
         found = infer_pursuit(
-            toy, posterior, torch.tensor([4]), **{**PURSUIT, "num_steps": 0, "min_separation": separation}
+            toy,
+            posterior,
+            torch.tensor([4]),
+            PursuitSettings(**{**PURSUIT, "num_steps": 0, "min_separation": separation}),
         )
         assert torch.pdist(found.conds[0]).min() >= separation - 1e-6
     with pytest.raises(ValueError, match="may stand together"):
-        infer_pursuit(toy, posterior, torch.tensor([9]), **{**PURSUIT, "min_separation": 0.6})
+        infer_pursuit(toy, posterior, torch.tensor([9]), PursuitSettings(**{**PURSUIT, "min_separation": 0.6}))
 
 
 def test_finer_sets_are_never_worse_nor_fewer(toy):

@@ -2,19 +2,13 @@
 
 import numpy as np
 import pytest
-from igm.metrics import (
-    attribute_metrics,
-    attribute_values,
-    bootstrap_interval,
-    count_confusion,
-    match_points,
-    position_metrics,
-    predictions_right,
-    radius_name,
-    reliability,
-    wilson_interval,
-)
 from scipy.stats import binomtest
+
+from igm.encoding import attribute_values
+from igm.matching import match_points, predictions_right, radius_name
+from igm.statistics import bootstrap_interval, count_confusion, reliability, wilson_interval
+from igm.tasks.attributes import attribute_metrics
+from igm.tasks.positions import position_metrics
 
 
 def record(true, pred):

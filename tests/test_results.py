@@ -19,7 +19,8 @@ from igm.evaluation.records import (
 )
 from igm.evaluation.summary import compare, library_versions, rescore, write_summary
 from igm.evaluation.table import format_table
-from igm.tasks.positions import position_metrics
+from igm.tasks import find_task
+from igm.tasks.positions import Positions
 
 OPTIONS = {"task": "clevr", "method": "pursuit", "checkpoint": "outputs/clevr/checkpoint-10", "num_steps": 5}
 
@@ -158,7 +159,7 @@ def test_a_run_resumes_with_another_number_of_processes(tmp_path):
 
 
 def summarise(path, records, **changes):
-    arguments = dict(task="clevr", method="pursuit", metrics_fn=position_metrics, options=OPTIONS)
+    arguments = dict(task=find_task("clevr"), method="pursuit", options=OPTIONS)
     arguments.update(versions=library_versions(), checkpoint=OPTIONS["checkpoint"])
     return write_summary(path, records=records, **{**arguments, **changes})
 
@@ -173,7 +174,7 @@ def test_summary_holds_what_the_format_says(tmp_path):
     assert summary == json.loads((tmp_path / "deep" / "summary.json").read_text())
     assert list(summary) == [
         *("task", "method", "groups", "seconds_per_image", "unet_evaluations_per_image"),
-        *("options", "versions", "checkpoint"),
+        *("options", "versions", "device", "threads", "checkpoint"),
     ]
     assert summary["groups"]["3-5"].keys() == {"num_images", "metrics", "ci95"}
     assert summary["groups"]["3-5"]["metrics"]["perception_rate"]["0.05"] == 0.75
@@ -184,12 +185,11 @@ def test_summary_holds_what_the_format_says(tmp_path):
 
 
 def test_summary_is_strict_json(tmp_path):
-    def broken_metrics(records):
-        return {"accuracy": float("nan"), "share": np.float32("inf")}, {"accuracy": [np.nan, 1.0]}
+    class Broken(Positions):
+        def score(self, records):
+            return {"accuracy": float("nan"), "share": np.float32("inf")}, {"accuracy": [np.nan, 1.0]}
 
-    summarise(
-        tmp_path / "summary.json", [record()], metrics_fn=broken_metrics, options={"path": Path("x"), "t": (1, 2)}
-    )
+    summarise(tmp_path / "summary.json", [record()], task=Broken(), options={"path": Path("x"), "t": (1, 2)})
 
     def refuse(constant):
         raise AssertionError(f"{constant} is not JSON")
@@ -228,7 +228,7 @@ def test_a_folder_is_scored_again_from_its_records(tmp_path, monkeypatch, capsys
     summary.main()
     assert "found within 0.05" in capsys.readouterr().out
     again = json.loads((tmp_path / "summary.json").read_text())
-    assert again == {**first, "versions": None}
+    assert again == {**first, "versions": library_versions()}
     write(tmp_path / "results.jsonl", [record("a")], options={"task": "birds"})
     (tmp_path / "summary.json").unlink()
     with pytest.raises(ValueError, match="'birds'"):

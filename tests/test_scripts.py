@@ -329,7 +329,7 @@ def check_results(folder, method, groups):
         assert record["unet_evaluations"]["forward"] > record["unet_evaluations"]["backward"] > 0
     assert {"task", "method", "groups", "seconds_per_image", "unet_evaluations_per_image"} <= set(summary)
     assert {"options", "versions", "checkpoint"} <= set(summary)
-    assert summary["task"] == "clevr" and summary["method"] == method and "checkpoint-7" in summary["checkpoint"]
+    assert summary["task"] == "positions" and summary["method"] == method and "checkpoint-7" in summary["checkpoint"]
     assert {name: group["num_images"] for name, group in summary["groups"].items()} == groups
     for group in summary["groups"].values():
         assert set(group["metrics"]["perception_rate"]) == {"0.02", "0.05", "0.10"}

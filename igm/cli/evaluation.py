@@ -43,6 +43,16 @@ class DataSettings(Settings):
         return None
 
     @property
+    def labelled(self) -> bool:
+        """Whether the images come with their ground truth."""
+        return True
+
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """Names of what a concept can be, where a user gives them; else the dataset has them."""
+        return None
+
+    @property
     def variant(self) -> str:
         """What follows the method's name in the name of a results folder."""
         return ""
@@ -182,15 +192,14 @@ def run_evaluation(evaluation: Evaluation, load_groups: Callable[[Evaluation], G
     """
     e = evaluation
     checkpoint = e.checkpoint()
+    check_counts_known(e)
     groups = load_groups(e)
-    check_counts_known(e, groups)
-    names = e.task.names(next(iter(groups.values()))) or tuple(getattr(e.data, "classes", ()))
+    names = e.data.names or e.task.names(next(iter(groups.values())))
     e.method.check(e.settings, names)
     device = choose_device(e.run)
-    precision = usable_precision(e.run.mixed_precision, device)
-    model = e.method.load(checkpoint, e.loading, device, precision)
+    model = e.method.load(checkpoint, e.loading, device, e.run.mixed_precision)
     check_model(e, model, names, checkpoint)
-    method = e.method(model, e.settings, names, precision)
+    method = e.method(model, e.settings, names, usable_precision(e.run.mixed_precision, device))
     e = dataclasses.replace(e, settings=method.settings)  # with what the checkpoint's facts say
     set_resolution(e.data.resolution or model.resolution, method, groups)
     if e.run.dry_run:
@@ -213,11 +222,10 @@ def run_evaluation(evaluation: Evaluation, load_groups: Callable[[Evaluation], G
         finish(summary, e, method, groups)
 
 
-def check_counts_known(evaluation: Evaluation, groups: Groups) -> None:
+def check_counts_known(evaluation: Evaluation) -> None:
     """Raise UserError where the method needs the number of concepts, and nobody knows it."""
-    if evaluation.method.seeks_count(evaluation.settings) or evaluation.data.num_known is not None:
-        return
-    if any("mask" not in dataset.annotation(0) for dataset in groups.values()):
+    known = evaluation.data.labelled or evaluation.data.num_known is not None
+    if not known and not evaluation.method.seeks_count(evaluation.settings):
         raise UserError("--images: nobody knows their number of objects; add --count infer, or --num_objects K")
 
 
@@ -243,7 +251,10 @@ def choose_device(run: RunSettings) -> torch.device:
 def check_model(evaluation: Evaluation, model: Any, names: tuple[str, ...], checkpoint: str) -> None:
     """Raise ModelError where a checkpoint is of another task, method or size than the evaluation's."""
     e = evaluation
-    e.task.check_facts(model.facts, names, checkpoint)
+    if model.facts.task not in (None, e.task.name):
+        raise ModelError(
+            f"--checkpoint {checkpoint} was trained for {model.facts.task}, this needs {e.task.name}; name another"
+        )
     if model.facts.learner != e.method.learner:
         raise ModelError(
             f"--checkpoint {checkpoint} was trained as {model.facts.learner}, --method {e.method.name} needs "
@@ -255,6 +266,7 @@ def check_model(evaluation: Evaluation, model: Any, names: tuple[str, ...], chec
             f"--checkpoint {checkpoint} takes conditions of size {model.cond_size}, this task's have {size}; "
             "name a checkpoint of this task"
         )
+    e.task.check_facts(model.facts, names, checkpoint)
 
 
 def set_resolution(resolution: int, method: Method, groups: Groups) -> None:

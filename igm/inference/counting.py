@@ -115,7 +115,7 @@ def judge(
         errors = matrix.errors_per_draw(0, weights[torch.arange(len(sets)), fits]).cpu()  # (N, S)
         best = int((errors.mean(0) + price).argmin())
         sure = confidence_of_choice(errors + price, best, scale)
-        if confidence is not None and sure >= confidence:
+        if confidence is not None and sure >= confidence < 1:
             break
     return Judgement(errors, FITTED_GAINS[fits], best, sure, len(errors) * len(dictionary))
 

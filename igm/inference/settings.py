@@ -5,6 +5,7 @@ from typing import Self
 
 from igm.facts import Facts
 from igm.settings import (
+    SettingError,
     Settings,
     check_t_range,
     decay,
@@ -74,7 +75,15 @@ class GradientSettings(InferenceSettings):
     )
     offset_noise: bool = setting(False, "add one normal number per channel to the noise")
     set_grads_to_none: bool = setting(True, "instead of zeros; results are the same", determines=False)
+    count: str = setting("known", "number of objects: given, or sought", choices=("known", "infer"))
     animate: int = setting(0, "GIFs of so many images of every group", kind=not_negative, metavar="N", determines=False)
+
+    def check(self) -> None:
+        super().check()
+        if self.count == "infer":
+            raise SettingError(
+                "count", "infer", "needs --method pursuit, which finds the best set of every size at once"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +116,7 @@ class PursuitSettings(InferenceSettings):
         None, "error that an object must save (default: the checkpoint's, or 0)", kind=not_negative_float
     )
     confidence: float | None = setting(
-        None, "count infer: draw until so sure, at most 4 x count_draws", kind=probability
+        None, "count infer: draw until so sure, at most 4 x count_draws; 1: so many", kind=probability
     )
     confidence_draws: int = setting(16, "fresh draws that tell how sure each object is", kind=positive)
     confidence_scale: float | None = setting(
@@ -120,6 +129,8 @@ class PursuitSettings(InferenceSettings):
     def check(self) -> None:
         super().check()
         check_t_range(self.count_range, "count_range")
+        if self.confidence is not None and self.count == "known":
+            raise SettingError("confidence", self.confidence, "is that of the number of objects; add --count infer")
 
     def for_facts(self, facts: Facts) -> Self:
         """A copy in which a checkpoint's facts, or else defaults, stand for what is None."""

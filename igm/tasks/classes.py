@@ -56,10 +56,6 @@ class Classes(Task):
 
     name, former_names = "classes", ("animals",)
 
-    def names(self, dataset: Any) -> tuple[str, ...]:
-        """The classes to choose from."""
-        return tuple(dataset.classes)
-
     def cond_size(self, names: Sequence[str]) -> None:
         """Prompts have any size."""
 
