@@ -21,7 +21,7 @@ from igm.cli.types import int_range, positive, probability
 from igm.data import DataError
 from igm.data.animals import Animals
 from igm.data.unlabelled import Pictures
-from igm.devices import best_device, compile_where_right
+from igm.devices import best_device, compile_where_right, find_device
 from igm.dry_run import describe_evaluation
 from igm.evaluation.run import Infer, evaluate, finish
 from igm.inference.discrete import Subsets, infer_discrete
@@ -111,7 +111,7 @@ def load_model(options: argparse.Namespace, checkpoint: str) -> StableDiffusion:
     return StableDiffusion.from_pretrained(
         SHIPPED if checkpoint == SHIPPED.name else checkpoint,
         dtype={"fp16": torch.float16, "bf16": torch.bfloat16}.get(options.mixed_precision, torch.float32),
-        device=options.device or best_device(),
+        device=find_device(options.device),
         slicing=options.slicing,
         cpu_offload=options.cpu_offload,
         local_files_only=options.local_files_only,

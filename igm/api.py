@@ -18,16 +18,16 @@ from PIL import Image
 
 from igm import UserError
 from igm.data.images import decode_image, image_to_tensor
-from igm.devices import best_device
+from igm.devices import find_device
 from igm.evaluation.run import encode_images
 from igm.figures import as_pil
+from igm.hub import is_pipeline, resolve
 from igm.inference.counting import infer_count
 from igm.inference.discrete import OneOfEach, Subsets, infer_discrete
 from igm.inference.pursuit import infer_pursuit, settings_of
 from igm.inference.types import Inferred, Posterior
 from igm.models.denoiser import Denoiser
 from igm.models.stable_diffusion import StableDiffusion
-from igm.resources import PRETRAINED
 
 Picture = str | Path | Image.Image | np.ndarray | torch.Tensor
 
@@ -172,26 +172,26 @@ def as_labels(found: Inferred, names: list[list[str]]) -> list[Labels]:
 
 
 def load_model(
-    checkpoint: str | Path | None = None, device: str | torch.device | None = None
+    checkpoint: str | Path | None = None,
+    device: str | torch.device | None = None,
+    *,
+    revision: str | None = None,
+    local_files_only: bool = False,
 ) -> PositionModel | AttributeModel | PromptModel:
     """A model of the kind that a checkpoint is for, on the best device there is.
 
     Args:
-        checkpoint: folder of a trained model; folder or hub id of a Stable Diffusion pipeline. Default: the shipped
-            model for CLEVR.
+        checkpoint: a shipped model's name (`igm.hub.list_models`), a folder, or a hub id; of a trained model, or of a
+            Stable Diffusion pipeline. Default: the shipped model for CLEVR.
+        revision: branch, tag or commit on the hub. local_files_only: never ask the hub.
 
     Raises:
-        ModelError: not found, or not usable.
+        ModelError: not found, or not usable. UserError: there is no such device.
     """
-    checkpoint = checkpoint or PRETRAINED / "clevr-mini"
-    device = device or best_device()
-    if is_pipeline(checkpoint):
-        return PromptModel(StableDiffusion.from_pretrained(checkpoint, device=device))
-    denoiser = Denoiser.from_pretrained(checkpoint).to(device)
+    device = find_device(None if device is None else str(device))
+    found = resolve(checkpoint or "clevr-mini", revision, local_files_only, "checkpoint")
+    hub: dict[str, Any] = {"revision": revision, "local_files_only": local_files_only}
+    if is_pipeline(found):
+        return PromptModel(StableDiffusion.from_pretrained(found, device=device, **hub))
+    denoiser = Denoiser.from_pretrained(found, **hub).to(device)
     return (AttributeModel if denoiser.meta.get("task") == "celeba" else PositionModel)(denoiser)
-
-
-def is_pipeline(checkpoint: str | Path) -> bool:
-    """Whether a folder, or a repository that is no folder here, is a text-to-image pipeline rather than a checkpoint."""
-    folder = Path(checkpoint)
-    return (folder / "model_index.json").is_file() if folder.is_dir() else not folder.exists()

@@ -9,7 +9,7 @@ import torch
 from accelerate import PartialState
 
 from igm.cli.types import positive
-from igm.devices import best_device, compile_where_right
+from igm.devices import compile_where_right, find_device
 from igm.models import ModelError
 from igm.models.denoiser import Denoiser, check_resolution
 from igm.models.unet import read_config
@@ -62,7 +62,7 @@ def load_denoiser(options: argparse.Namespace, checkpoint: str, cond_size: int, 
     """
     on_cpu = options.device == "cpu" or not torch.accelerator.is_available()
     state = PartialState(cpu=on_cpu) if "RANK" in os.environ else None
-    device = torch.device(options.device) if options.device else (state.device if state else best_device())
+    device = state.device if state and not options.device else find_device(options.device)
     torch.backends.cuda.matmul.allow_tf32 = options.allow_tf32
     denoiser = model_class.from_pretrained(
         checkpoint,
