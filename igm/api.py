@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from igm import UserError
-from igm.devices import best_device
+from igm.devices import find_device
 from igm.hub import is_pipeline, list_models, resolve
 from igm.inference.loading import DenoiserLoading, PipelineLoading
 from igm.inference.method import Method, methods_of
@@ -154,22 +154,28 @@ _MODELS: dict[str, type[PictureModel]] = {c.task: c for c in (PositionModel, Att
 
 
 def load_model(
-    checkpoint: str | Path | None = None, device: str | torch.device | None = None
+    checkpoint: str | Path | None = None,
+    device: str | torch.device | None = None,
+    *,
+    revision: str | None = None,
+    local_files_only: bool = False,
 ) -> PositionModel | AttributeModel | PromptModel:
     """A model of the kind that a checkpoint is for, on the best device there is.
 
     Args:
         checkpoint: name of a shipped model (`list_models`), folder of a trained model, or hub id of one; folder or hub
             id of a Stable Diffusion pipeline. Default: the shipped model for CLEVR.
+        revision: branch, tag or commit on the hub. local_files_only: never ask the hub.
 
     Raises:
         ModelError: not found, or not usable.
     """
-    place = resolve(checkpoint or "clevr-mini")
-    chosen = torch.device(device) if device else best_device()
+    place = resolve(checkpoint or "clevr-mini", revision, local_files_only, "checkpoint")
+    chosen = find_device(None if device is None else str(device))
+    hub: dict[str, Any] = {"revision": revision, "local_files_only": local_files_only}
     if is_pipeline(place):
-        return PromptModel(PipelineLoading().load(place, chosen, "no"))
-    denoiser = DenoiserLoading().load(place).to(chosen)
+        return PromptModel(PipelineLoading(**hub).load(place, chosen, "no"))
+    denoiser = DenoiserLoading(**hub).load(place).to(chosen)
     return kind_of(denoiser)(denoiser)
 
 

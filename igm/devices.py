@@ -2,7 +2,7 @@
 
 import torch
 
-from igm import warn
+from igm import UserError, warn
 from igm.models.denoiser import Denoiser
 from igm.models.unet import one_line
 
@@ -36,3 +36,27 @@ def best_device() -> torch.device:
     """CUDA, else Apple's MPS, else the CPU."""
     kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     return torch.device(kind)
+
+
+def find_device(name: str | None) -> torch.device:
+    """The device of that name ("cuda", "cuda:1", "mps", "cpu"), or the best there is.
+
+    Raises:
+        UserError: there is no such device, or it cannot be used here.
+    """
+    if name is None:
+        return best_device()
+    try:
+        device = torch.device(name)
+    except (RuntimeError, ValueError, TypeError):
+        raise UserError(f"--device {ascii(name)} is no device; use cuda, cuda:N, mps or cpu") from None
+    if device.type not in ("cuda", "mps", "cpu"):
+        raise UserError(f"--device {name} is not supported; use cuda, cuda:N, mps or cpu")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"--device {name}: PyTorch finds no CUDA GPU here; leave it out, or use --device cpu")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError(f"--device {name}: PyTorch finds no Apple GPU here; leave it out, or use --device cpu")
+    count = torch.cuda.device_count() if device.type == "cuda" else 1
+    if device.index is not None and device.index >= count:
+        raise UserError(f"--device {name}: there are {count}, counted from 0; use {device.type}:0 to {count - 1}")
+    return device

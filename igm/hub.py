@@ -31,10 +31,11 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True)
 class Repository:
-    """A repository of the hub, or of its local cache: all its files' names, and the commit (cache: the folder)."""
+    """A repository of the hub, or of its local cache: its files' names, branch or tag and commit (cache: the folder)."""
 
     name: str
     files: tuple[str, ...]
+    revision: str = "main"
     commit: str | None = None
     folder: Path | None = None
 
@@ -61,9 +62,10 @@ class Repository:
         root = None
         try:
             for file in needed(self.files, set(folders)):
-                options = {"revision": self.commit, "etag_timeout": HUB_SECONDS}
-                path = Path(hf_hub_download(self.name, file, **options))
-                root = root or path.parents[len(PurePosixPath(file).parts) - 1]
+                # The first by the revision's name, so that the cache knows the name; the others are of the same commit.
+                revision = self.revision if root is None else self.commit
+                path = hf_hub_download(self.name, file, revision=revision, etag_timeout=HUB_SECONDS)
+                root = Path(path).parents[len(PurePosixPath(file).parts) - 1]
         except Exception as error:  # hub and network libraries raise many kinds
             raise refusal(self.name, error, what) from None
         if root is None:
@@ -88,6 +90,13 @@ def list_models() -> list[str]:
     return sorted(folder.name for folder in PRETRAINED.iterdir() if folder.is_dir())
 
 
+def local_path(name: str | Path) -> Path | None:
+    """The folder or file of that name, or of the shipped model of that name."""
+    if Path(name).exists():
+        return Path(name)
+    return PRETRAINED / name if str(name) in list_models() else None
+
+
 def resolve(
     name: str | Path, revision: str | None = None, local_files_only: bool = False, what: str = "--checkpoint"
 ) -> Path | str:
@@ -101,10 +110,8 @@ def resolve(
     Raises:
         ModelError: there is no such thing, or it is out of reach; one line with the mend.
     """
-    if Path(name).exists():
-        return Path(name)
-    if str(name) in list_models():
-        return PRETRAINED / name
+    if (path := local_path(name)) is not None:
+        return path
     repository = find_repository(str(name), revision, local_files_only, what)
     if repository.is_pipeline:
         return str(name)
@@ -140,7 +147,7 @@ def find_repository(name: str, revision: str | None, local_files_only: bool, wha
             raise ConnectionError("offline mode is on" if not local_files_only else "the hub is not asked")
         info = within(PATIENCE, lambda: HfApi().model_info(name, revision=revision, timeout=HUB_SECONDS))
         files = tuple(sibling.rfilename for sibling in info.siblings or ())
-        return Repository(name, files, commit=info.sha)
+        return Repository(name, files, revision or "main", info.sha)
     except Exception as error:  # hub and network libraries raise many kinds
         cached = None if is_answer(error) else cached_repository(name, revision)
         if cached is None:

@@ -121,6 +121,8 @@ def load_codec(name: str | Path, *, local_files_only: bool = False, revision: st
     Raises:
         ModelError: not found, not reachable, or not a codec; the message says which option avoids it.
     """
+    if not isinstance(name, str | Path):
+        raise ModelError(f"the codec {shown(name)} is no name; mend igm.json, or pass --pretrained_model_name")
     folder = Path(name)
     if not folder.is_dir():
         folder = fetch_vae(str(name), local_files_only, revision)

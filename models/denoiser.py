@@ -9,7 +9,7 @@ from torch import nn
 from igm import warn
 from igm.facts import FACTS_FILE, Facts
 from igm.files import replace_json
-from igm.hub import EMA_DIR, MODEL_DIRS, NETWORK_DIR, find_repository
+from igm.hub import EMA_DIR, MODEL_DIRS, NETWORK_DIR, find_repository, local_path
 from igm.models import ModelError
 from igm.models.attention import use_single_token_attention
 from igm.models.codec import DEFAULT_MODEL, Codec, load_codec
@@ -304,8 +304,8 @@ def fetch_folder(name: str | Path, local_files_only: bool, revision: str | None 
     Raises:
         ModelError: neither a folder nor a repository within reach.
     """
-    if Path(name).is_dir():
-        return Path(name)
+    if (path := local_path(name)) is not None:
+        return path
     return find_repository(str(name), revision, local_files_only, "--checkpoint").fetch(MODEL_DIRS, "--checkpoint")
 
 

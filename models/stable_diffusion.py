@@ -12,7 +12,7 @@ from diffusers import AutoencoderKL
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from igm.facts import Facts
-from igm.hub import INDEX_FILE, PARTS, find_repository
+from igm.hub import INDEX_FILE, PARTS, find_repository, local_path
 from igm.hub import is_within_reach as is_within_reach  # once defined here
 from igm.models import ModelError
 from igm.models.codec import KLCodec, read_codec
@@ -112,6 +112,7 @@ class StableDiffusion(Denoiser):
         Raises:
             ModelError: not a pipeline, not reachable, or not usable as asked; one line with the mend.
         """
+        name = local_path(name) or name
         check_request(name, dtype, torch.device(device), cpu_offload)
         with quiet():
             pipeline = load_pipeline(name, dtype, local_files_only, revision)
@@ -180,6 +181,8 @@ def check_index(folder: Path, there: set[str], name: str | Path) -> None:
             f"--checkpoint {name} is not a Stable Diffusion pipeline (it lacks {', '.join(missing)}); "
             "name a folder with model_index.json and its parts"
         )
+    if not isinstance(parts["scheduler"], list):
+        raise ModelError(f"--checkpoint {name}: its scheduler is a {shown(parts['scheduler'])}; {needed}")
     for part, kinds in CLASSES.items():
         if not (isinstance(parts[part], list) and len(parts[part]) == 2 and parts[part][1] in kinds):
             raise ModelError(f"--checkpoint {name}: its {part} is a {shown(parts[part])}, not a {kinds[0]}; {needed}")
@@ -225,7 +228,7 @@ def load_pipeline(
     return diffusers.StableDiffusionPipeline(
         **{part: model.to(dtype) for part, model in parts.items()},
         tokenizer=load_tokenizer(folder / "tokenizer", what),
-        scheduler=load_sampler(folder / "scheduler" / "scheduler_config.json", what),
+        scheduler=load_sampler(folder, what),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -299,19 +302,29 @@ def load_tokenizer(folder: Path, what: str) -> CLIPTokenizer:
         raise ModelError(f"{what} {folder} is no CLIP tokenizer ({one_line(error)[:200]}); copy it again") from None
 
 
-def load_sampler(path: Path, what: str) -> diffusers.SchedulerMixin:
+def load_sampler(folder: Path, what: str) -> diffusers.SchedulerMixin:
     """A pipeline's scheduler, of which the noise schedule and the kind of prediction are used.
 
     Raises:
-        ModelError: not one of diffusers' schedulers with betas, or of impossible values.
+        ModelError: not one of diffusers' schedulers, or of impossible values.
     """
+    path = folder / "scheduler" / "scheduler_config.json"
     config = read_config(path, what)
     check_schedule(config, f"{what} {path}")
-    kind = config.get("_class_name")
-    found = getattr(diffusers, kind, None) if isinstance(kind, str) and kind.endswith("Scheduler") else None
+    library, kind = (*read_config(folder / INDEX_FILE, what)["scheduler"], None, None)[:2]
+    found = getattr(diffusers, kind, None) if library == "diffusers" and isinstance(kind, str) else None
     if not (isinstance(found, type) and issubclass(found, diffusers.SchedulerMixin)):
-        raise ModelError(f"{what} {path} is of a {shown(kind)}, which diffusers does not have; use a DDIMScheduler's")
+        raise ModelError(
+            f"{what} {folder / INDEX_FILE}: its scheduler is a {shown(kind)}, which diffusers does not have; "
+            "a Stable Diffusion 1.x or 2.x is needed"
+        )
     try:
-        return found.from_config(config)
+        sampler = found.from_config(config)
+        sampler.alphas_cumprod.shape  # noqa: B018 (those of Stable Diffusion 3 and Flux have none)
+        return sampler
+    except AttributeError:
+        raise ModelError(
+            f"{what} {path} is of a {kind}, which has no alphas_cumprod; a Stable Diffusion 1.x or 2.x is needed"
+        ) from None
     except Exception as error:  # diffusers raises many kinds for values that do not fit each other
         raise ModelError(f"{what} {path} is not usable ({one_line(error)[:200]}); take the pipeline's own") from None

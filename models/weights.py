@@ -30,6 +30,7 @@ STEM = "diffusion_pytorch_model"  # of diffusers' files; transformers' is "model
 MOST_TENSORS = 20_000  # of any network
 BYTES_PER_WEIGHT = 4
 FLOATS = ("F64", "F32", "F16", "BF16")
+COUNTERS = ("num_batches_tracked", "position_ids")  # whole numbers that belong to a network, and decide nothing
 OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # of attention, before 2023
 OLD_NAME = re.compile(rf"(\.attentions\.\d+\.)({'|'.join(OLD_NAMES)})(\.(?:weight|bias))$")
 
@@ -158,7 +159,7 @@ def read_shapes(files: list[Path], what: str) -> dict[str, tuple[int, ...]]:
             with safe_open(file, "pt") as tensors:
                 for name in tensors.keys():  # noqa: SIM118 (it is no dictionary)
                     part = tensors.get_slice(name)
-                    if part.get_dtype() not in FLOATS:
+                    if part.get_dtype() not in FLOATS and not name.endswith(COUNTERS):
                         kind = f"{shown(name)} holds {part.get_dtype()}, no floating-point numbers"
                         raise ModelError(f"{what} {file}: {kind}; take another file")
                     found[name] = tuple(part.get_shape())

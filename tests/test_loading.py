@@ -547,11 +547,20 @@ def test_an_inpainting_network_is_refused(pipeline, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "kind", ["FlowMatchEulerDiscreteScheduler", "system", None, ["DDIMScheduler"], "UNet2DModel", "EdmScheduler"]
+    "scheduler",
+    [
+        ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+        ["os", "system"],
+        ["diffusers", "UNet2DModel"],
+        [None, None],
+        ["diffusers"],
+        "DDIMScheduler",
+    ],
+    ids=str,
 )
-def test_schedulers_of_other_kinds_are_refused(pipeline, kind):
-    edit(pipeline / "scheduler" / "scheduler_config.json", _class_name=kind)
-    refused(lambda: StableDiffusion.from_pretrained(pipeline), "scheduler")
+def test_schedulers_of_other_kinds_are_refused(pipeline, scheduler):
+    edit(pipeline / "model_index.json", scheduler=scheduler)
+    refused(lambda: StableDiffusion.from_pretrained(pipeline), "scheduler", pipeline)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from accelerate import PartialState
 
 from igm import UserError
 from igm.cli.options import Parser, note_idle, take
-from igm.devices import best_device, compile_where_right, usable_precision
+from igm.devices import compile_where_right, find_device, usable_precision
 from igm.dry_run import describe, memory_estimate, parts_of
 from igm.evaluation.redraw import redraw
 from igm.evaluation.run import BatchSettings, Groups, evaluate
@@ -116,7 +116,7 @@ class Evaluation:
         """
         named, shipped = self.run.checkpoint, self.method.shipped
         if named:
-            return str(PRETRAINED / named) if not Path(named).exists() and (PRETRAINED / named).is_dir() else named
+            return named
         if self.data.dataset_root is None and shipped:
             return str(PRETRAINED / shipped)
         found = list_checkpoints(self.run_dir)
@@ -245,7 +245,7 @@ def choose_device(run: RunSettings) -> torch.device:
     torch.backends.cuda.matmul.allow_tf32 = run.allow_tf32
     on_cpu = run.device == "cpu" or not torch.accelerator.is_available()
     state = PartialState(cpu=on_cpu) if "RANK" in os.environ else None
-    return torch.device(run.device) if run.device else (state.device if state else best_device())
+    return state.device if state and not run.device else find_device(run.device)
 
 
 def check_model(evaluation: Evaluation, model: Any, names: tuple[str, ...], checkpoint: str) -> None:

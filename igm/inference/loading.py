@@ -22,6 +22,7 @@ class DenoiserLoading(Settings):
         None, f"folder or hub id of the codec (default: the checkpoint's, or {DEFAULT_MODEL})"
     )
     no_ema: bool = setting(False, "the weights themselves, not their running average")
+    revision: str | None = setting(None, "branch, tag or commit on the hub")
     local_files_only: bool = setting(False, "never ask the hub", determines=False)
 
     def load(self, checkpoint: str | Path) -> Denoiser:
@@ -32,6 +33,7 @@ class DenoiserLoading(Settings):
             scheduler_config=self.scheduler_config,
             ema=not self.no_ema,
             local_files_only=self.local_files_only,
+            revision=self.revision,
         )
         self.note_other_config(denoiser.network.config)
         return denoiser
@@ -53,6 +55,7 @@ class DenoiserLoading(Settings):
 class PipelineLoading(Settings):
     """A pretrained text-to-image pipeline."""
 
+    revision: str | None = setting(None, "branch, tag or commit on the hub")
     local_files_only: bool = setting(False, "never ask the hub", determines=False)
     slicing: bool = setting(False, "attention and VAE in parts: less memory, more time", determines=False)
     cpu_offload: bool = setting(False, "each part on the GPU only while it works", determines=False)
@@ -66,6 +69,7 @@ class PipelineLoading(Settings):
             slicing=self.slicing,
             cpu_offload=self.cpu_offload,
             local_files_only=self.local_files_only,
+            revision=self.revision,
         )
 
 
