@@ -99,6 +99,7 @@ def setting(
     metavar: str | tuple[str, ...] | None = None,
     option: str | None = None,
     determines: bool = True,
+    needs: str | None = None,
 ) -> Any:
     """A field of a `Settings` dataclass.
 
@@ -107,10 +108,11 @@ def setting(
         help: one line, as `--help` shows it.
         kind: of the value, or of each value where `nargs` allows several. choices: instead, the values there are.
         nargs, metavar: as argparse takes them. option: name of the option, where it is not the field's.
+        needs: what a command that chose something else is told of the option; without it, only that it has no effect.
         determines: whether results depend on it, so that it is stored beside them, and a resumed run must share it.
     """
     metadata = {"help": help, "kind": kind, "choices": choices, "nargs": nargs, "metavar": metavar}
-    metadata |= {"option": option, "determines": determines}
+    metadata |= {"option": option, "determines": determines, "needs": needs}
     if isinstance(default, list | dict):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)
     return field(default=default, metadata=metadata)

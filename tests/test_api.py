@@ -77,7 +77,10 @@ def test_a_checkpoint_for_attributes_names_those_that_hold(make_denoiser, tmp_pa
     class Knows:
         """Predicts the target for the right value of each attribute, and something else for the wrong one."""
 
-        facts = Facts(attributes=("Smiling", "Eyeglasses", "Male"))
+        facts, num_timesteps, device = Facts(attributes=("Smiling", "Eyeglasses", "Male")), 1000, torch.device("cpu")
+
+        def encode(self, images):
+            return torch.zeros(2, 1, 4, 4), torch.zeros(2, 1, 4, 4)
 
         def add_noise(self, x_0, eps, t):
             return eps
@@ -91,10 +94,7 @@ def test_a_checkpoint_for_attributes_names_those_that_hold(make_denoiser, tmp_pa
             right = torch.isin(conds.argmax(1), torch.tensor([1, 2, 5]))  # Smiling yes, Eyeglasses no, Male yes
             return shared[0][index] + (~right).float()[:, None, None, None]
 
-    from igm.inference.types import Posterior
-
-    posterior = Posterior(torch.zeros(2, 1, 4, 4), torch.zeros(2, 1, 4, 4))
-    found = AttributeModel(Knows()).infer(posterior, num_draws=4)
+    found = AttributeModel(Knows()).infer(torch.zeros(2, 3, 8, 8), num_draws=4)
     assert [labels.names for labels in found] == [["Smiling", "Male"]] * 2
 
 

@@ -251,6 +251,12 @@ def choose_device(run: RunSettings) -> torch.device:
 def check_model(evaluation: Evaluation, model: Any, names: tuple[str, ...], checkpoint: str) -> None:
     """Raise ModelError where a checkpoint is of another task, method or size than the evaluation's."""
     e = evaluation
+    size = e.task.cond_size(names)
+    if size is not None and model.cond_size != size:
+        raise ModelError(
+            f"--checkpoint {checkpoint} takes conditions of size {model.cond_size}, this task's have {size}; "
+            "name a checkpoint of this task"
+        )
     if model.facts.task not in (None, e.task.name):
         raise ModelError(
             f"--checkpoint {checkpoint} was trained for {model.facts.task}, this needs {e.task.name}; name another"
@@ -259,12 +265,6 @@ def check_model(evaluation: Evaluation, model: Any, names: tuple[str, ...], chec
         raise ModelError(
             f"--checkpoint {checkpoint} was trained as {model.facts.learner}, --method {e.method.name} needs "
             f"{e.method.learner}; name another, or another --method"
-        )
-    size = e.task.cond_size(names)
-    if size is not None and model.cond_size != size:
-        raise ModelError(
-            f"--checkpoint {checkpoint} takes conditions of size {model.cond_size}, this task's have {size}; "
-            "name a checkpoint of this task"
         )
     e.task.check_facts(model.facts, names, checkpoint)
 

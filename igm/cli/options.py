@@ -120,11 +120,18 @@ def take(options: argparse.Namespace, settings: type[Settings], **values: Any) -
 def note_idle(
     options: argparse.Namespace, all_classes: Iterable[type[Settings]], chosen: Iterable[type[Settings]], why: str
 ) -> None:
-    """Say which given options have no effect with the settings that were chosen."""
+    """Say which given options have no effect with the settings that were chosen.
+
+    Raises:
+        UserError: one that makes no sense without what it needs.
+    """
     own = {f.name for c in chosen for f in dataclasses.fields(c)}
-    others = {f.name: option_name(f) for c in all_classes for f in dataclasses.fields(c) if f.name not in own}
+    others = {f.name: f for c in all_classes for f in dataclasses.fields(c) if f.name not in own}
     for name in sorted(others.keys() & vars(options).keys()):
-        warn(f"--{others[name]} has no effect {why}")
+        needs = others[name].metadata.get("needs")
+        if needs:
+            raise UserError(f"--{option_name(others[name])} {needs}")
+        warn(f"--{option_name(others[name])} has no effect {why}")
 
 
 def _plain(value: Any) -> Any:

@@ -76,7 +76,14 @@ class GradientSettings(InferenceSettings):
     offset_noise: bool = setting(False, "add one normal number per channel to the noise")
     set_grads_to_none: bool = setting(True, "instead of zeros; results are the same", determines=False)
     count: str = setting("known", "number of objects: given, or sought", choices=("known", "infer"))
-    animate: int = setting(0, "GIFs of so many images of every group", kind=not_negative, metavar="N", determines=False)
+    animate: int = setting(
+        0,
+        "GIFs of so many images of every group",
+        kind=not_negative,
+        metavar="N",
+        determines=False,
+        needs="shows the steps of --method gradient; add that",
+    )
 
     def check(self) -> None:
         super().check()
