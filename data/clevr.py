@@ -28,6 +28,7 @@ from igm.data import DataError
 from igm.data.dataset import Concepts, ImageDataset, locate_file, unique_ids
 from igm.data.images import fit_box
 from igm.data.text import parse_json, read_text, shown
+from igm.files import replace_file
 
 INDEX_VERSION = 2  # in the name of every cached index: raised when the same JSON gives another index than before
 INDEX_TYPES = {"files": "U", "counts": "i", "starts": "i", "pixel_coords": "f"}
@@ -263,21 +264,10 @@ def read_index(path: Path) -> Index | None:
 
 
 def save_index(path: Path, index: Index) -> None:
-    """Write the index under a temporary name, then rename; a folder that cannot be written is no error."""
-    temporary = None
-    try:
+    """Write the index; a folder that cannot be written is no error."""
+    with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-            temporary = file.name
-            np.savez(file, allow_pickle=False, **index)
-        os.replace(temporary, path)
-        temporary = None
-    except OSError:
-        pass
-    finally:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
+        replace_file(path, lambda temporary: np.savez(temporary, allow_pickle=False, **index))
 
 
 def parse_scenes(scenes_file: Path) -> Index:
