@@ -45,6 +45,8 @@ TRANSPOSITIONS = {
     8: Image.Transpose.ROTATE_90,
 }
 
+SIDE_KEPT = 1024  # pixels of the short side that a large picture keeps
+
 one_big_at_a_time = threading.Lock()
 warnings.filterwarnings("ignore", module="PIL")  # of large pictures (MAX_PIXELS is the limit here), damaged EXIF data
 
@@ -233,6 +235,9 @@ def to_rgb(image: Image.Image, name: str = "picture") -> Image.Image:
             image.info.pop(place, None)
     if image.mode in DEEP_GREYS:
         image = to_8_bits(image, name)
+    factor = min(int((image.width * image.height / BIG_PIXELS) ** 0.5), min(image.size) // SIDE_KEPT)
+    if factor > 1 and image.mode in ("RGB", "L"):  # before there are two copies of it
+        image = image.reduce(factor)
     return image if type(image) is Image.Image and image.mode == "RGB" else image.convert("RGB")
 
 
