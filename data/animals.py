@@ -6,8 +6,9 @@ Labels come from `metadata.csv` or `metadata.jsonl` in the folder (Hugging Face 
 """
 
 import contextlib
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +25,9 @@ ROW_NUMBERS = ("", "index", "id", "unnamed: 0")  # columns that other programs a
 BITS = {"1": True, "1.0": True, "true": True, "yes": True, "x": True}
 BITS |= dict.fromkeys(("0", "0.0", "-1", "false", "no", ""), False)
 PUBLISHED_RESOLUTION = 256  # pixels; Stable Diffusion takes 512 or 768, the models that ship less
-COPY_MARK = re.compile(r"[\s_-]*(\(\d+\)|copy)\s*$", re.IGNORECASE)  # "cat_dog_000 (1)", "cat_dog_000 copy"
+# "cat_dog_000 (1)", "cat_dog_000 - Copy (2)", "cat_dog_000 copy 2"
+COPY_MARK = re.compile(r"[\s_-]*(\((copy)?\s*\d*\)|(\b|_)(copy|kopie|copie|copia)\s*\d*)\s*$", re.IGNORECASE)
+JOINED = re.compile(r"\s+and\s+|[\s&+/]+")  # "cat and dog", "cat & dog", "cat dog"
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ class Animals(ImageDataset):
     @classmethod
     def recognises(cls, root: Path) -> bool:
         """Whether a folder holds metadata or pictures."""
-        return any((root / name).is_file() for name in METADATA) or (root.is_dir() and bool(list_pictures(root)))
+        return any((root / name).is_file() for name in METADATA) or (os.path.isdir(root) and bool(list_pictures(root)))
 
     def fit_of(self, resolution: int) -> str:
         """How an image gets into a square of this side."""
@@ -119,7 +122,7 @@ def read_labels(root: Path, classes: Sequence[str] = ()) -> list[Labelled]:
     Raises:
         DataError: no folder, no image, or metadata that cannot be used.
     """
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise DataError(f"--dataset_root {root} is not a folder; give the folder that holds the images")
     for name, reader in METADATA.items():
         if (root / name).is_file():
@@ -224,6 +227,8 @@ def split_labels(text: str) -> list[str]:
     inner = text.strip()
     if inner[:1] + inner[-1:] in ("[]", "()", "{}"):
         inner = inner[1:-1]
+        if quoted := re.findall("'([^']*)'|\"([^\"]*)\"", inner):  # commas between them or, as NumPy writes, none
+            return [(single or double).strip() for single, double in quoted]
     names = [name.strip().strip("\"'").strip() for name in re.split("[;,|]", inner)]
     return [name for name in names if name]
 
@@ -253,6 +258,7 @@ def check_labels(picture: Labelled, classes: Sequence[str]) -> list[str]:
     if picture.place.endswith(picture.file):  # labelled by its own name
         place = picture.place
     known = {name.lower(): name for name in classes}
+    names = [part for name in names for part in parts_of(name, known)]
     unknown = [name for name in names if name.lower() not in known]
     if unknown:
         raise DataError(
@@ -265,3 +271,9 @@ def check_labels(picture: Labelled, classes: Sequence[str]) -> list[str]:
             f"{place}: a label is given twice ({', '.join(names)}); a picture's labels are a set of classes"
         )
     return [known[name.lower()] for name in names]
+
+
+def parts_of(name: str, known: Container[str]) -> list[str]:
+    """The classes in a label such as "cat and dog" or "cat dog" that is no class itself; else the label alone."""
+    parts = [part for part in JOINED.split(name.lower()) if part]
+    return parts if name.lower() not in known and parts and all(part in known for part in parts) else [name]

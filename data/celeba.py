@@ -100,7 +100,7 @@ class CelebA(ImageDataset):
     @classmethod
     def recognises(cls, root: Path) -> bool:
         """Whether a folder holds CelebA's table of attributes."""
-        return root.is_dir() and find_table(root, LABEL_FILE) is not None
+        return os.path.isdir(root) and find_table(root, LABEL_FILE) is not None
 
     def select_rows(self, table: Table, values: np.ndarray, splits: np.ndarray) -> np.ndarray:
         """Numbers of the rows of this split and domain."""
@@ -163,7 +163,7 @@ def find_table(root: Path, stem: str) -> Path | None:
     Raises:
         DataError: the root does not exist.
     """
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise DataError(f"--dataset_root {root} is not a folder; give the folder of CelebA")
     folders = (root, root / "Anno", root / "Eval", root / "img_align_celeba", root / "celeba")
     places = [folder / f"{stem}.{suffix}" for folder in folders for suffix in ("txt", "csv")]
@@ -187,7 +187,7 @@ def find_images(root: Path, table: Table) -> Path:
     places += [root / "Img" / "img_align_celeba", root / "images", root]
     names = table.files[:100]
     for place in places:
-        if any((place / locate_file(place, name, table.place(row))).is_file() for row, name in enumerate(names)):
+        if any(os.path.isfile(place / locate_file(place, name, table.place(row))) for row, name in enumerate(names)):
             return place
     stems = {os.path.splitext(name)[0] for name in names}
     for place in places:  # files of another suffix than the table says
@@ -202,7 +202,7 @@ def match_files(folder: Path, table: Table) -> list[str]:
     files = [
         name if name in present else locate_file(folder, name, table.place(row)) for row, name in enumerate(table.files)
     ]
-    missing = [row for row, name in enumerate(files) if name not in present and not (folder / name).is_file()]
+    missing = [row for row, name in enumerate(files) if name not in present and not os.path.isfile(folder / name)]
     if missing:
         by_stem: dict[str, list[str]] = {}
         for name in pictures_in(folder):

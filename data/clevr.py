@@ -28,6 +28,7 @@ from igm.data import DataError
 from igm.data.dataset import Concepts, ImageDataset, locate_file, unique_ids
 from igm.data.images import fit_box
 from igm.data.text import parse_json, read_text, shown
+from igm.files import replace_file
 
 INDEX_VERSION = 2  # in the name of every cached index: raised when the same JSON gives another index than before
 INDEX_TYPES = {"files": "U", "counts": "i", "starts": "i", "pixel_coords": "f"}
@@ -105,7 +106,7 @@ class Clevr(ImageDataset):
             raise DataError(
                 f"{self.scenes_file}: no scene with {low} to {high} objects (it has {present}); ask for others"
             )
-        folder = find_images(Path(root), self.scenes_file, split, names)
+        folder = find_images(Path(root), self.scenes_file, split, names[:10].tolist())
         places = [f"{self.scenes_file}, scene {row + 1}" for row in rows.tolist()]
         files = [locate_file(folder, *named) for named in zip(names[rows].tolist(), places, strict=True)]
         ids = np.array(unique_ids(names.tolist()))[rows].tolist()
@@ -207,14 +208,14 @@ def find_scenes(root: Path, split: str) -> Path:
     Raises:
         DataError: the root or the file does not exist.
     """
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise DataError(f"--dataset_root {root} is not a folder; give the folder of CLEVR_v1.0")
     places = scenes_places(root, split) if Path(split).name == split else []
     for place in places:
         if place.is_file():
             return place
     splits = found_splits(root)
-    if splits == [GENERATOR_SPLIT] and (root / GENERATOR_FILE).is_file():
+    if (split == GENERATOR_SPLIT or splits == [GENERATOR_SPLIT]) and (root / GENERATOR_FILE).is_file():
         return root / GENERATOR_FILE
     missing = f"{root / 'scenes' / f'CLEVR_{split}_scenes.json'} is missing"
     if splits:
@@ -225,8 +226,9 @@ def find_scenes(root: Path, split: str) -> Path:
 def find_images(root: Path, scenes_file: Path, split: str, names: Sequence[str]) -> Path:
     """The folder that holds a split's images: the first of the usual ones with any of the first scenes' images."""
     own = [root / "images" / split] if Path(split).name == split else []
+    listed = [(name, f"{scenes_file}, scene {number}") for number, name in enumerate(names, 1)]
     for place in (*own, root / "images", root / split, scenes_file.parent):
-        if any((place / locate_file(place, str(name), str(scenes_file))).is_file() for name in names[:10]):
+        if any(os.path.isfile(place / locate_file(place, *named)) for named in listed):
             return place
     return root / "images" / split
 
@@ -262,21 +264,10 @@ def read_index(path: Path) -> Index | None:
 
 
 def save_index(path: Path, index: Index) -> None:
-    """Write the index under a temporary name, then rename; a folder that cannot be written is no error."""
-    temporary = None
-    try:
+    """Write the index; a folder that cannot be written is no error."""
+    with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-            temporary = file.name
-            np.savez(file, allow_pickle=False, **index)
-        os.replace(temporary, path)
-        temporary = None
-    except OSError:
-        pass
-    finally:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
+        replace_file(path, lambda temporary: np.savez(temporary, allow_pickle=False, **index))
 
 
 def parse_scenes(scenes_file: Path) -> Index:

@@ -24,12 +24,13 @@ FITS: tuple[str, ...] = get_args(Fit)
 SUFFIXES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 Image.init()
 # Decoders of pictures that people bring. Pillow's others (PostScript by a program of its own among them) stay shut.
-FORMATS = [
+FORMATS: list[str] = [
     name
     for name in ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "PPM", "JPEG2000")
     if name in Image.OPEN  # an older Pillow lacks AVIF
 ]
 MAX_PIXELS = 178_956_970  # where Pillow refuses by default; as RGB and once more as an array they take 1.3 GB
+ROWS_AT_ONCE = 1024  # of a deep grey picture, to save memory
 BIG_PIXELS = 1 << 24  # larger ones are decoded one at a time
 DEEP_GREYS = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 ORIENTATION = 0x0112
@@ -44,6 +45,8 @@ TRANSPOSITIONS = {
     8: Image.Transpose.ROTATE_90,
 }
 
+SIDE_KEPT = 1024  # pixels of the short side that a large picture keeps
+
 one_big_at_a_time = threading.Lock()
 warnings.filterwarnings("ignore", module="PIL")  # of large pictures (MAX_PIXELS is the limit here), damaged EXIF data
 
@@ -57,9 +60,17 @@ class Header:
 
 
 def list_pictures(folder: Path) -> list[Path]:
-    """The image files of a folder in the order of their names; hidden ones (`._scene.png` of macOS) are none."""
-    own = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")]
-    return sorted(path for path in own if path.is_file())
+    """The image files of a folder in the order of their names; hidden ones (`._scene.png` of macOS) are none.
+
+    Raises:
+        DataError: it may not be read.
+    """
+    try:
+        names = os.listdir(folder)
+    except OSError as error:
+        raise DataError(f"{folder} cannot be listed ({error.strerror}); give a folder that may be read") from None
+    own = [folder / name for name in names if name.lower().endswith(SUFFIXES) and not name.startswith(".")]
+    return sorted(path for path in own if os.path.isfile(path))
 
 
 @contextlib.contextmanager
@@ -224,6 +235,9 @@ def to_rgb(image: Image.Image, name: str = "picture") -> Image.Image:
             image.info.pop(place, None)
     if image.mode in DEEP_GREYS:
         image = to_8_bits(image, name)
+    factor = min(int((image.width * image.height / BIG_PIXELS) ** 0.5), min(image.size) // SIDE_KEPT)
+    if factor > 1 and image.mode in ("RGB", "L"):  # before there are two copies of it
+        image = image.reduce(factor)
     return image if type(image) is Image.Image and image.mode == "RGB" else image.convert("RGB")
 
 
@@ -252,12 +266,14 @@ def to_8_bits(image: Image.Image, name: str) -> Image.Image:
         raise DataError(
             f"{name} has grey values from {low:g} to {high:g}, and nothing says which is white; save it with 8 or 16 bits"
         )
-    if image.mode == "F":
-        white = 1 if high <= 1 else 255 if high <= 255 else 65_535
-        grey = np.round(grey * np.float32(255 / white))
-    elif is_16_bit or high > 255:
-        grey = grey >> 8
-    return Image.fromarray(grey.astype(np.uint8))
+    white = 1 if high <= 1 and image.mode == "F" else 255 if high <= 255 and not is_16_bit else 65_535
+    bits = np.empty(grey.shape, dtype=np.uint8)
+    for start in range(0, len(grey), ROWS_AT_ONCE):
+        part = grey[start : start + ROWS_AT_ONCE]
+        if image.mode == "F":
+            part = np.round(part * np.float32(255 / white))
+        bits[start : start + ROWS_AT_ONCE] = part >> 8 if white == 65_535 and image.mode != "F" else part
+    return Image.fromarray(bits)
 
 
 def scaled_size(size: tuple[int, int], resolution: int, fit: str) -> tuple[int, int]:
@@ -278,8 +294,7 @@ def fit_box(size: tuple[int, int], resolution: int, fit: str) -> tuple[float, fl
     It is the whole picture ("squeeze"), a part of it ("crop"), or more than it ("pad": left or top may be negative).
     """
     scaled = scaled_size(size, resolution, fit)
-    starts = [offset(side, resolution) * old / side for side, old in zip(scaled, size, strict=True)]
-    left, top = starts
+    left, top = (offset(side, resolution) * old / side for side, old in zip(scaled, size, strict=True))
     width, height = (resolution * old / side for side, old in zip(scaled, size, strict=True))
     return left, top, width, height
 
@@ -329,8 +344,8 @@ def crop_to_square(rgb: Image.Image, resolution: int) -> torch.Tensor:
         left, top = (offset(side, resolution) for side in scaled)
         square = rgb.resize(scaled, Image.Resampling.BICUBIC).crop((left, top, left + resolution, top + resolution))
     else:  # the same without making the long strip
-        left, top, width, height = fit_box(rgb.size, resolution, "crop")
-        box = (left, top, min(left + width, rgb.width), min(top + height, rgb.height))
+        x, y, width, height = fit_box(rgb.size, resolution, "crop")
+        box = (x, y, min(x + width, rgb.width), min(y + height, rgb.height))
         square = rgb.resize((resolution, resolution), Image.Resampling.BICUBIC, box=box)
     return torch.from_numpy(np.array(square)).permute(2, 0, 1)  # (3, R, R) uint8
 

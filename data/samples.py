@@ -21,8 +21,9 @@ def sample_root(num_objects: tuple[int, int], num_images: int, seed: int = 0) ->
     if not root.is_dir():
         print(f"Generating {num_images} scenes of {low} to {high} objects in {root}")
         with publishing(root) as folder:
-            size = {"resolution": SAMPLE_RESOLUTION, "seed": seed}
-            clevr.generate(folder, "val", num_images, num_objects, **size, progress=True)
+            clevr.generate(
+                folder, "val", num_images, num_objects, resolution=SAMPLE_RESOLUTION, seed=seed, progress=True
+            )
     return root
 
 

@@ -56,9 +56,9 @@ def find_pictures(place: Path) -> list[Path]:
     Raises:
         DataError: it does not exist, or is a folder without pictures.
     """
-    if place.is_file():
+    if os.path.isfile(place):
         return [place]
-    if not place.is_dir():
+    if not os.path.isdir(place):
         raise DataError(f"--images {place} does not exist; name image files or folders of them")
     found = list_pictures(place)
     if not found:

@@ -180,6 +180,8 @@ CSV_FORMS = [
     "file_name,labels\na.png,cat,dog\nb.png,dog,rabbit\n",
     "file_name,labels\na.png,\"['cat', 'dog']\"\nb.png,\"['dog', 'rabbit']\"\n",
     'file_name,labels\na.png,"[""cat"", ""dog""]"\nb.png,"[""dog"", ""rabbit""]"\n',
+    "file_name,labels\na.png,['cat' 'dog']\nb.png,['dog' 'rabbit']\n",
+    "file_name,labels\na.png,cat dog\nb.png,dog and rabbit\n",
     ",file_name,labels\n0,a.png,Cat;DOG\n1,b.png,dog;rabbit\n",
     "labels,file_name\ncat;dog,a.png\ndog;rabbit,./b.png\n",
     "file_name,cat,dog,rabbit\na.png,1,1,0\nb.png,0,1,1\n",
@@ -251,7 +253,16 @@ def test_faults_of_metadata_name_the_line(tmp_path, name, text, words):
 
 
 @pytest.mark.parametrize(
-    "name", ["cat_dog_000 (1)", "cat_dog_003 copy", "cat_dog - Copy (2)", "Cat__DOG_7", "1_cat_dog"]
+    "name",
+    [
+        "cat_dog_000 (1)",
+        "cat_dog_003 copy",
+        "cat_dog - Copy (2)",
+        "cat_dog_1 copy 2",
+        "cat_dog(copy)",
+        "Cat__DOG_7",
+        "1_cat_dog",
+    ],
 )
 def test_copies_are_labelled_by_the_name_of_the_first(tmp_path, name):
     save_pictures(tmp_path, [f"{name}.png", f"._{name}.png"])
