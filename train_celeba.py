@@ -7,11 +7,12 @@ Examples:
 
 from dataclasses import dataclass
 
-from igm import warn
+from igm import say, warn
 from igm.cli.launch import run
 from igm.cli.training import read_training
-from igm.data import DataError
-from igm.data.celeba import DEFAULT_ATTRIBUTES, DOMAINS, CelebA
+from igm.data import DataError, find_dataset
+from igm.data.celeba import DEFAULT_ATTRIBUTES, DOMAINS, PARTITIONS
+from igm.data.dataset import Dataset
 from igm.facts import Facts
 from igm.settings import setting, side
 from igm.training.settings import DataSettings
@@ -24,21 +25,24 @@ class CelebaData(DataSettings):
 
     attributes: tuple[str, ...] = setting(DEFAULT_ATTRIBUTES, "names of the header, or all", nargs="+")
     domain: str = setting("female", "training images", choices=(*DOMAINS, "all"))
+    partition: str = setting("auto", "official: the partition file; rows: the published rows", choices=PARTITIONS)
     resolution: int = setting(128, "images are resized to this square", kind=side)
 
 
-def load_data(data: CelebaData) -> tuple[CelebA, CelebA]:
+def load_data(data: CelebaData) -> tuple[Dataset, Dataset]:
     """Training faces, and the faces of the validation pictures (training ones where there is no val split)."""
     root = data.dataset_root
     common = {"domain": data.domain, "attributes": data.attributes, "resolution": data.resolution}
-    common["skip_bad_images"] = data.skip_bad_images
-    dataset = CelebA(root, "train", max_images=data.max_images, flip=data.flip, **common)
+    common |= {"partition": data.partition, "skip_bad_images": data.skip_bad_images}
+    kind = find_dataset(root, "attributes")
+    dataset = kind(root, "train", max_images=data.max_images, flip=data.flip, **common)
+    say(dataset.partition_note)
     for name in dataset.constant_attributes():
         warn(
             f"attribute {name} has one value only in the {len(dataset):,} training rows; nothing can be learnt about it"
         )
     try:
-        return dataset, CelebA(root, "val", max_images=100, **common)
+        return dataset, kind(root, "val", max_images=100, **common)
     except DataError:
         return dataset, dataset
 
@@ -46,7 +50,7 @@ def load_data(data: CelebaData) -> tuple[CelebA, CelebA]:
 def main() -> None:
     data, job = read_training(__doc__, CelebaData, "celeba", tracker_project_name="celeba", train_batch_size=64)
     dataset, validation = load_data(data)
-    start_training(job, dataset, validation, Facts(task="attributes", **dataset.statistics()))
+    start_training(job, dataset, validation, Facts(task="attributes", **dataset.facts()))
 
 
 if __name__ == "__main__":

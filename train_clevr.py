@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from igm.cli.launch import run
 from igm.cli.training import read_training
-from igm.data import DataError
-from igm.data.clevr import Clevr
+from igm.data import DataError, find_dataset
+from igm.data.dataset import Dataset
 from igm.facts import Facts
 from igm.settings import int_range, positive, setting
 from igm.training.settings import DataSettings
@@ -25,13 +25,14 @@ class ClevrData(DataSettings):
     max_images: int = setting(50_000, "at most so many scenes, as published", kind=positive)
 
 
-def load_data(data: ClevrData) -> tuple[Clevr, Clevr]:
+def load_data(data: ClevrData) -> tuple[Dataset, Dataset]:
     """Training scenes, and the scenes of the validation pictures (training ones where there is no val split)."""
     common = {"resolution": data.resolution, "skip_bad_images": data.skip_bad_images}
     root, counts = data.dataset_root, data.object_counts
-    dataset = Clevr(root, "train", counts, max_images=data.max_images, flip=data.flip, **common)
+    kind = find_dataset(root, "positions")
+    dataset = kind(root, "train", counts, max_images=data.max_images, flip=data.flip, **common)
     try:
-        return dataset, Clevr(root, "val", counts, max_images=100, **common)
+        return dataset, kind(root, "val", counts, max_images=100, **common)
     except DataError:
         return dataset, dataset
 
@@ -39,7 +40,7 @@ def load_data(data: ClevrData) -> tuple[Clevr, Clevr]:
 def main() -> None:
     data, job = read_training(__doc__, ClevrData, "clevr-2D-pos", tracker_project_name="clevr")
     dataset, validation = load_data(data)
-    start_training(job, dataset, validation, Facts(task="positions", **dataset.statistics()))
+    start_training(job, dataset, validation, Facts(task="positions", **dataset.facts()))
 
 
 if __name__ == "__main__":

@@ -25,13 +25,14 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from diffusers.training_utils import EMAModel
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from igm import UserError, warn
 from igm.files import replace_json, write_through
 from igm.models import ModelError
 from igm.models.denoiser import EMA_DIR, NETWORK_DIR, load_network
 from igm.models.unet import one_line, read_config
+from igm.models.weights import find_weights, read_shapes, read_tensors
 from igm.settings import shortened
 from igm.training.learner import Learner, bare
 from igm.training.settings import TrainSettings
@@ -75,7 +76,7 @@ def find_checkpoint(folder: str | Path, name: str) -> Path | None:
     for place in (Path(name), Path(folder) / name):
         if is_own(place):
             if (fault := weights_fault(place)) is not None:
-                raise ModelError(f"--resume_from_checkpoint {name}: {fault}; name another")
+                raise ModelError(f"--resume_from_checkpoint {name}: {fault}")
             return place
         if place.is_dir() and has_weights(place):
             raise cannot_resume(place, f"--resume_from_checkpoint {name}")
@@ -117,18 +118,14 @@ def cannot_resume(checkpoint: Path, option: str) -> ModelError:
 
 def weights_fault(checkpoint: Path) -> str | None:
     """Why a checkpoint's weights cannot be used, in words; None if all are there and finite."""
-    for place in (checkpoint / NETWORK_DIR, checkpoint / EMA_DIR):
-        files = sorted(place.glob("*.safetensors"))
-        if not files and (place.name == NETWORK_DIR or place.is_dir()):
-            return f"{place} holds no safetensors weights"
-        for file in files:
-            try:
-                with safe_open(file, "pt") as tensors:
-                    infinite = next((n for n in tensors.keys() if not tensors.get_tensor(n).isfinite().all()), None)
-            except (SafetensorError, OSError, ValueError) as error:
-                return f"{file} cannot be read ({one_line(error)})"
-            if infinite is not None:
-                return f"{file} holds numbers that are not finite ({infinite})"
+    average = [checkpoint / EMA_DIR] if (checkpoint / EMA_DIR).is_dir() else []
+    try:
+        for place in [checkpoint / NETWORK_DIR, *average]:
+            files = find_weights(place, "checkpoint")
+            read_shapes(files, "checkpoint")
+            read_tensors(files, "checkpoint")
+    except ModelError as error:
+        return str(error)
     return None
 
 

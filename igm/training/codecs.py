@@ -1,20 +1,16 @@
 """The linear codec of a small model, fitted to the training images before the first step."""
 
-import errno
-import os
-import secrets
-import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from safetensors import SafetensorError
 from tqdm import tqdm
 
 from igm.models import ModelError
 from igm.models.codec import PatchPCA
 from igm.models.unet import one_line, read_config
+from igm.training.export import replace_folder
 
 MOST_IMAGES = 5000  # that a codec is fitted to
 
@@ -50,7 +46,7 @@ def fitted_codec(name: str | Path, dataset: Any, folder: Path, accelerator: Acce
     if accelerator.is_main_process and not folder.is_dir():
         codec = unfitted_codec(name)
         print(f"Codec: {fit_codec(codec, dataset):.1%} of the variance kept; saved in {folder}")
-        save_codec(codec, folder)
+        replace_folder(folder, codec.save_pretrained)
     accelerator.wait_for_everyone()
     return folder
 
@@ -60,25 +56,3 @@ def fit_codec(codec: PatchPCA, dataset: Any) -> float:
     rows = tqdm(range(min(len(dataset), MOST_IMAGES)), "codec", unit="image", leave=False)
     images = torch.stack([dataset[i]["pixel_values"] for i in rows])  # (N, 3, R, R)
     return codec.fit(torch.cat([images, images.flip(-1)]))
-
-
-def save_codec(codec: PatchPCA, folder: Path) -> None:
-    """Write a codec's folder whole, or not at all.
-
-    Raises:
-        OSError: the disk is full, or the folder cannot be written.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(16)}.partial")
-    temporary.mkdir()
-    try:
-        codec.save_pretrained(temporary)
-        if folder.is_dir():
-            for file in temporary.iterdir():
-                os.replace(file, folder / file.name)
-        else:
-            os.replace(temporary, folder)
-    except (SafetensorError, RuntimeError) as error:  # how safetensors reports a full disk
-        raise OSError(errno.EIO, f"codec not written ({one_line(error)})", str(folder)) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

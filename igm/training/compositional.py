@@ -63,7 +63,7 @@ class CompositionalLearner(Learner):
             mean, std = batch["posterior_mean"], batch["posterior_std"]  # (B, C, H, W) each
         else:
             with torch.no_grad():
-                mean, std = self.denoiser.codec.posterior(batch["pixel_values"])
+                mean, std = self.denoiser.encode(batch["pixel_values"])
         x_0 = mean + std * batch["posterior_eps"]  # (B, C, H, W)
         noise = Noise(batch["t"], batch["eps"])
         error = composed_error(self.denoiser, x_0, noise, batch["conds"], batch["weights"], batch["index"])  # (B,)
@@ -129,7 +129,7 @@ def fresh_denoiser(model: ModelSettings, facts: Facts) -> Denoiser:
     if is_unfitted(codec_name):  # of a dry run; `igm.training.start` has fitted it otherwise
         codec: Codec = unfitted_codec(codec_name)
     else:
-        codec = load_codec(codec_name, local_files_only=model.local_files_only)
+        codec = load_codec(codec_name, local_files_only=model.local_files_only, revision=model.revision)
     codec.eval().requires_grad_(False)
     if Path(codec_name).is_dir():
         codec_name = Path(codec_name).resolve()  # the checkpoint is then of use from every folder
