@@ -263,7 +263,8 @@ class Checkpoints:
                 replace_json(temporary / STATE_FILE, self._state(step))
         except BaseException as error:
             remove_tree(temporary)
-            if isinstance(error, SafetensorError | RuntimeError):  # how safetensors and torch.save report a full disk
+            of_loader = str(error).startswith("DataLoader worker")  # torch tells of their end wherever it comes
+            if isinstance(error, SafetensorError | RuntimeError) and not of_loader:  # how these report a full disk
                 raise OSError(errno.EIO, f"checkpoint not written ({one_line(error)})", str(temporary)) from error
             raise
         self.accelerator.wait_for_everyone()
