@@ -1,60 +1,56 @@
 """Train a compositional diffusion model on CelebA: the mean of its predictions for each attribute denoises the face.
 
-Example:
+Examples:
     accelerate launch train_celeba.py --dataset_root celeba
+    accelerate launch train_celeba.py --dataset_root celeba --learner resnet50 --max_train_steps 20000
 """
 
-import argparse
+from dataclasses import dataclass
 
-from igm import warn
-from igm.cli.groups import add_model_options, add_run_options, new_parser
+from igm import say, warn
 from igm.cli.launch import run
-from igm.cli.training import add_training_options
-from igm.data import DataError
-from igm.data.celeba import DEFAULT_ATTRIBUTES, DOMAINS, CelebA
+from igm.cli.training import read_training
+from igm.data import DataError, find_dataset
+from igm.data.celeba import DEFAULT_ATTRIBUTES, DOMAINS, PARTITIONS
+from igm.data.dataset import Dataset
 from igm.facts import Facts
-from igm.settings import positive
+from igm.settings import setting, side
+from igm.training.settings import DataSettings
 from igm.training.start import start_training
 
 
-def parse_options(config: str = "celeba", **defaults) -> argparse.Namespace:
-    """All options; argparse ends the program on a wrong one. Other models of the same data have other defaults."""
-    parser = new_parser(__doc__.splitlines()[0])
-    group = parser.add_argument_group("data")
-    group.add_argument("--dataset_root", required=True, help="folder of CelebA, of Kaggle's layout or the original")
-    group.add_argument("--attributes", nargs="+", default=list(DEFAULT_ATTRIBUTES), help="names of the header, or all")
-    group.add_argument("--domain", choices=[*DOMAINS, "all"], default="female", help="training images")
-    group.add_argument("--resolution", type=positive, default=128, help="images are resized to this square")
-    group.add_argument("--max_images", type=positive, help="at most so many faces")
-    group.add_argument("--flip", action="store_true", help="add the mirror image of every face")
-    group.add_argument("--skip_bad_images", action="store_true", help="leave out unreadable images, and count them")
-    add_model_options(parser, config)
-    add_training_options(parser, **{"train_batch_size": 64, "tracker_project_name": "celeba", **defaults})
-    add_run_options(parser)
-    return parser.parse_args()
+@dataclass(frozen=True, kw_only=True)
+class CelebaData(DataSettings):
+    """Which faces are trained on, and which of their attributes."""
+
+    attributes: tuple[str, ...] = setting(DEFAULT_ATTRIBUTES, "names of the header, or all", nargs="+")
+    domain: str = setting("female", "training images", choices=(*DOMAINS, "all"))
+    partition: str = setting("auto", "official: the partition file; rows: the published rows", choices=PARTITIONS)
+    resolution: int = setting(128, "images are resized to this square", kind=side)
 
 
-def load_data(options: argparse.Namespace, *, joint: bool = False) -> tuple[CelebA, CelebA]:
+def load_data(data: CelebaData) -> tuple[Dataset, Dataset]:
     """Training faces, and the faces of the validation pictures (training ones where there is no val split)."""
-    common = {"domain": options.domain, "resolution": options.resolution, "joint": joint}
-    common["skip_bad_images"] = options.skip_bad_images
-    root, flip = options.dataset_root, options.flip
-    dataset = CelebA(root, "train", attributes=options.attributes, max_images=options.max_images, flip=flip, **common)
+    root = data.dataset_root
+    common = {"domain": data.domain, "attributes": data.attributes, "resolution": data.resolution}
+    common |= {"partition": data.partition, "skip_bad_images": data.skip_bad_images}
+    kind = find_dataset(root, "attributes")
+    dataset = kind(root, "train", max_images=data.max_images, flip=data.flip, **common)
+    say(dataset.partition_note)
     for name in dataset.constant_attributes():
         warn(
             f"attribute {name} has one value only in the {len(dataset):,} training rows; nothing can be learnt about it"
         )
     try:
-        return dataset, CelebA(root, "val", attributes=options.attributes, max_images=100, **common)
+        return dataset, kind(root, "val", max_images=100, **common)
     except DataError:
         return dataset, dataset
 
 
 def main() -> None:
-    options = parse_options()
-    dataset, validation = load_data(options)
-    facts = Facts(task="attributes", **dataset.facts())
-    start_training(options, dataset, validation, facts=facts, cond_size=2 * len(dataset.attributes))
+    data, job = read_training(__doc__, CelebaData, "celeba", tracker_project_name="celeba", train_batch_size=64)
+    dataset, validation = load_data(data)
+    start_training(job, dataset, validation, Facts(task="attributes", **dataset.facts()))
 
 
 if __name__ == "__main__":

@@ -1,53 +1,46 @@
 """Train a compositional diffusion model on CLEVR: the mean of its predictions for each object denoises the image.
 
-Example:
+Examples:
     accelerate launch train_clevr.py --dataset_root CLEVR_v1.0
+    python train_clevr.py --config configs/paper/clevr_train.yaml --dataset_root CLEVR_v1.0 --resume_from_checkpoint latest
 """
 
-import argparse
+from dataclasses import dataclass
 
-from igm.cli.groups import add_model_options, add_run_options, new_parser
 from igm.cli.launch import run
-from igm.cli.training import add_training_options
-from igm.data import DataError
-from igm.data.clevr import Clevr
+from igm.cli.training import read_training
+from igm.data import DataError, find_dataset
+from igm.data.dataset import Dataset
 from igm.facts import Facts
-from igm.settings import int_range, positive
+from igm.settings import int_range, positive, setting
+from igm.training.settings import DataSettings
 from igm.training.start import start_training
 
 
-def parse_options() -> argparse.Namespace:
-    """All options; argparse ends the program on a wrong one."""
-    parser = new_parser(__doc__.splitlines()[0])
-    group = parser.add_argument_group("data")
-    group.add_argument("--dataset_root", required=True, help="folder of CLEVR_v1.0 (images/, scenes/)")
-    group.add_argument("--object_counts", type=int_range, default=(3, 5), help="objects per training scene")
-    group.add_argument("--resolution", type=positive, default=64, help="images are resized to this square")
-    group.add_argument("--max_images", type=positive, default=50_000, help="at most so many scenes, as published")
-    group.add_argument("--flip", action="store_true", help="add the mirror image of every scene")
-    group.add_argument("--skip_bad_images", action="store_true", help="leave out unreadable images, and count them")
-    add_model_options(parser, "clevr-2D-pos")
-    add_training_options(parser, train_batch_size=128, tracker_project_name="clevr")
-    add_run_options(parser)
-    return parser.parse_args()
+@dataclass(frozen=True, kw_only=True)
+class ClevrData(DataSettings):
+    """Which scenes are trained on."""
+
+    object_counts: tuple[int, int] = setting((3, 5), "objects per training scene", kind=int_range)
+    max_images: int = setting(50_000, "at most so many scenes, as published", kind=positive)
 
 
-def load_data(options: argparse.Namespace) -> tuple[Clevr, Clevr]:
+def load_data(data: ClevrData) -> tuple[Dataset, Dataset]:
     """Training scenes, and the scenes of the validation pictures (training ones where there is no val split)."""
-    common = {"resolution": options.resolution, "skip_bad_images": options.skip_bad_images}
-    dataset = Clevr(
-        options.dataset_root, "train", options.object_counts, max_images=options.max_images, flip=options.flip, **common
-    )
+    common = {"resolution": data.resolution, "skip_bad_images": data.skip_bad_images}
+    root, counts = data.dataset_root, data.object_counts
+    kind = find_dataset(root, "positions")
+    dataset = kind(root, "train", counts, max_images=data.max_images, flip=data.flip, **common)
     try:
-        return dataset, Clevr(options.dataset_root, "val", options.object_counts, max_images=100, **common)
+        return dataset, kind(root, "val", counts, max_images=100, **common)
     except DataError:
         return dataset, dataset
 
 
 def main() -> None:
-    options = parse_options()
-    dataset, validation = load_data(options)
-    start_training(options, dataset, validation, facts=Facts(task="positions", **dataset.facts()), cond_size=2)
+    data, job = read_training(__doc__, ClevrData, "clevr-2D-pos", tracker_project_name="clevr")
+    dataset, validation = load_data(data)
+    start_training(job, dataset, validation, Facts(task="positions", **dataset.facts()))
 
 
 if __name__ == "__main__":

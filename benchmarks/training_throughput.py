@@ -32,15 +32,16 @@ from benchmarks.measure import use_plain_attention
 from igm.cli.groups import new_parser
 from igm.cli.launch import run
 from igm.data.images import decode_image, image_to_tensor
-from igm.devices import usable_precision
+from igm.devices import compiler_works, usable_precision
 from igm.models.codec import Codec, KLCodec
 from igm.models.denoiser import Denoiser, build_denoiser
 from igm.resources import CONFIGS
 from igm.settings import not_negative, positive
 from igm.training.batches import Share
+from igm.training.compositional import CompositionalLearner
 from igm.training.latent_cache import CachedLatents, build_cache
-from igm.training.loop import TrainSettings, make_loader, prepare, to_device, training_loss
-from igm.training.start import compiler_works
+from igm.training.loop import make_loader, prepare, to_device
+from igm.training.settings import TrainSettings
 
 PARTS = ("load", "encode", "forward", "backward", "optimizer")
 
@@ -168,14 +169,15 @@ def published_step(accelerator: Accelerator, denoiser: Denoiser, pictures: Pictu
 
 def project_step(accelerator: Accelerator, denoiser: Denoiser, cached: CachedLatents, s: TrainSettings) -> Step:
     """This project's step, from the functions that its training loop is made of."""
-    optimizer, _ = prepare(accelerator, denoiser, s)
-    batches = iter(make_loader(accelerator, denoiser, cached, s, Share(s.train_batch_size), 0))
+    learner = CompositionalLearner(denoiser)
+    optimizer, _ = prepare(accelerator, learner, s, cached[0])
+    batches = iter(make_loader(accelerator, learner, cached, s, Share(s.train_batch_size), 0))
 
     def step(clock: Clock) -> None:
         with clock.part("load"):
             batch = to_device(next(batches), accelerator.device)
         with clock.part("forward"):
-            loss = training_loss(denoiser, batch)
+            loss = learner.loss(batch)
         update(accelerator, denoiser, optimizer, loss, s, clock)
 
     return step
@@ -239,7 +241,12 @@ def benchmark(name: str, task: Task, options: argparse.Namespace, folder: Path, 
     device, config = accelerator.device, CONFIGS / task.config
     pictures = Pictures(task, folder, 2 * options.batch_size)
     cached = CachedLatents(pictures, build_cache(pictures, codec.to(device), folder, device=device))
-    s = TrainSettings(10**6, options.batch_size, dataloader_num_workers=options.num_workers, compile=options.compile)
+    s = TrainSettings(
+        max_train_steps=10**6,
+        train_batch_size=options.batch_size,
+        dataloader_num_workers=options.num_workers,
+        compile=options.compile,
+    )
     torch.manual_seed(0)
     project = build_denoiser(config / "unet", config / "scheduler" / "scheduler_config.json", codec)
     published = copy.deepcopy(project)  # the same weights

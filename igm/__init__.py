@@ -8,6 +8,12 @@ class UserError(ValueError):
     """A mistake in what the user asked for; the message is one line with the mend."""
 
 
+def say(message: str) -> None:
+    """Print one line, once per run: only the first process of a machine does."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(message)
+
+
 def warn(message: str) -> None:
     """Print one warning line, once per run: only the first process of a machine does."""
     if os.environ.get("LOCAL_RANK", "0") == "0":

@@ -1,18 +1,28 @@
 """`--dry_run`: what a script would do, without doing it: resolved options, data, parameters, memory."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
-from igm.models.denoiser import Denoiser
+
+class Sizable(Protocol):
+    """What memory is estimated of: a Denoiser, or a Learner."""
+
+    network: Any
+
+    @property
+    def codec(self) -> nn.Module | None: ...
+
+    def trial_pass(self, network: nn.Module, rows: int, images: int) -> torch.Tensor: ...
 
 
 def describe(
-    options: dict,
-    counts: dict[str, int],
-    parts: dict[str, nn.Module],
-    memory: dict[str, float],
+    options: Mapping[str, Any],
+    counts: Mapping[str, int],
+    parts: Mapping[str, nn.Module],
+    memory: Mapping[str, float],
     more: Iterable[str] = (),
 ) -> None:
     """Print everything that is known before the first step.
@@ -36,9 +46,9 @@ def describe(
     print("Dry run: nothing was computed or written")
 
 
-def parts_of(denoiser: Denoiser) -> dict[str, nn.Module]:
-    """What `describe` names of a denoiser."""
-    return {"network": denoiser.network, "codec": denoiser.codec}
+def parts_of(model: Sizable) -> dict[str, nn.Module]:
+    """What `describe` names of a denoiser, or of what is trained."""
+    return {"network": model.network} | ({} if model.codec is None else {"codec": model.codec})
 
 
 def size_of(module: nn.Module) -> int:
@@ -47,7 +57,7 @@ def size_of(module: nn.Module) -> int:
 
 
 def memory_estimate(
-    denoiser: Denoiser,
+    model: Sizable,
     rows: int,
     images: int,
     precision: str = "no",
@@ -60,23 +70,25 @@ def memory_estimate(
     Args:
         state_bytes: per parameter, besides the weight: gradient, optimizer's moments, running average.
     """
-    memory = {"weights": 4 * size_of(denoiser.network), "codec": 4 * size_of(denoiser.codec)}
+    memory: dict[str, float] = {"weights": 4 * size_of(model.network)}
+    if model.codec is not None:
+        memory["codec"] = 4 * size_of(model.codec)
     if state_bytes:
-        memory["gradients, optimizer, average"] = state_bytes * size_of(denoiser.network)
+        memory["gradients, optimizer, average"] = state_bytes * size_of(model.network)
     share = 1.0 if precision == "no" else 0.5
-    memory["activations"] = share * activation_bytes(denoiser, rows, images, gradient_checkpointing)
+    memory["activations"] = share * activation_bytes(model, rows, images, gradient_checkpointing)
     return memory
 
 
-def activation_bytes(denoiser: Denoiser, rows: int, images: int, gradient_checkpointing: bool = False) -> int:
+def activation_bytes(model: Sizable, rows: int, images: int, gradient_checkpointing: bool = False) -> int:
     """Bytes in float32 that a forward pass keeps for its backward pass, counted on tensors without storage."""
-    network = getattr(denoiser.network, "module", denoiser.network)
+    network = getattr(model.network, "module", model.network)
     with torch.device("meta"):
         copy = type(network).from_config(network.config).train()
     if gradient_checkpointing:
         copy.enable_gradient_checkpointing()
     weights = {parameter.untyped_storage()._cdata for parameter in copy.parameters()}
-    kept = {}  # bytes by storage, of which several views may be kept
+    kept: dict[int, int] = {}  # bytes by storage, of which several views may be kept
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
@@ -85,6 +97,6 @@ def activation_bytes(denoiser: Denoiser, rows: int, images: int, gradient_checkp
         return tensor
 
     with torch.device("meta"), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        result = denoiser.trial_pass(copy, rows, images)
+        result = model.trial_pass(copy, rows, images)
     del result
     return sum(kept.values())

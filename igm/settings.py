@@ -9,6 +9,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any, Self
 
 from igm import UserError
@@ -71,6 +72,14 @@ def parse_range(text: str) -> tuple[int, int]:
     return int(low), int(high or low)
 
 
+def _inside(value: Any) -> bool:
+    """Whether a name leads to a folder inside the one that it is joined to, on every system."""
+    if not isinstance(value, str) or not value.isprintable() or not 0 < len(value) <= 200:
+        return False
+    windows, posix = PureWindowsPath(value), PurePosixPath(value)
+    return not windows.anchor and not posix.anchor and ".." not in windows.parts and bool(posix.parts)
+
+
 MOST = 2**31 - 1  # larger counts fit no tensor's index
 positive = Kind(int, lambda v: _whole(v) and 1 <= v <= MOST, "a whole number of at least 1")
 not_negative = Kind(int, lambda v: _whole(v) and 0 <= v <= MOST, "a whole number of at least 0")
@@ -81,6 +90,10 @@ number = Kind(float, _number, "a finite number")
 probability = Kind(float, lambda v: _number(v) and 0 < v <= 1, "above 0 and at most 1")
 share = Kind(float, lambda v: _number(v) and 0 <= v <= 1, "in 0 to 1")
 decay = Kind(float, lambda v: _number(v) and 0 <= v < 1, "at least 0 and below 1")
+workers = Kind(int, lambda v: _whole(v) and 0 <= v <= 1024, "a whole number in 0 to 1024")
+side = Kind(int, lambda v: _whole(v) and 1 <= v <= 8192, "a whole number in 1 to 8192")
+path = Kind(str, lambda v: isinstance(v, str) and "\0" not in v and 0 < len(v) <= 4096, "a path")
+folder_name = Kind(str, _inside, "the name of a folder inside --output_dir, without .. or a leading /")
 timestep = Kind(int, lambda v: _whole(v) and 0 <= v <= 1_000_000, "a whole number of at least 0")
 int_range = Kind(
     parse_range,

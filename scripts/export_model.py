@@ -1,37 +1,41 @@
 """Turn a training checkpoint into a folder to ship: averaged weights in float16, schedule, codec, facts.
 
-Example:
+Examples:
     python scripts/export_model.py --checkpoint outputs/clevr-mini/checkpoint-7000 --output_dir models/pretrained/clevr-mini
+    python scripts/export_model.py --checkpoint outputs/celeba/checkpoint-50000 --output_dir shipped --dry_run
 """
 
-import dataclasses
-from pathlib import Path
+from dataclasses import dataclass
 
-import torch
-
-from igm.cli.groups import add_dry_run_option, new_parser
 from igm.cli.launch import run
+from igm.cli.options import Parser, take
 from igm.dry_run import describe, parts_of, size_of
 from igm.models.denoiser import Denoiser
-from igm.training.checkpoints import tidy_configs
+from igm.settings import Settings, path, setting
+from igm.training.export import export_denoiser
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportSettings(Settings):
+    """What is exported, and where to."""
+
+    checkpoint: str = setting(help="a checkpoint-<step> folder", kind=path)
+    pretrained_model_name: str | None = setting(
+        None, "codec, where the checkpoint's own is elsewhere now (default: the one it was trained with)", kind=path
+    )
+    output_dir: str = setting(help="folder to write", kind=path)
+    dry_run: bool = setting(False, "print options, parameters and memory, and stop")
 
 
 def main() -> None:
-    parser = new_parser(__doc__.splitlines()[0])
-    parser.add_argument("--checkpoint", required=True, help="a checkpoint-<step> folder")
-    parser.add_argument("--pretrained_model_name", help="codec, where the checkpoint's own is elsewhere now")
-    parser.add_argument("--output_dir", required=True, help="folder to write")
-    add_dry_run_option(parser)
-    options = parser.parse_args()
-    denoiser = Denoiser.from_pretrained(options.checkpoint, codec=options.pretrained_model_name)
-    if options.dry_run:
-        return describe(vars(options), {}, parts_of(denoiser), {"weights": 4 * size_of(denoiser)})
-    denoiser.facts = dataclasses.replace(denoiser.facts, codec=None)  # it is in the folder
-    denoiser.network.to(torch.float16)
-    denoiser.save_pretrained(options.output_dir)
-    tidy_configs(options.output_dir)
-    size = sum(file.stat().st_size for file in Path(options.output_dir).rglob("*") if file.is_file())
-    print(f"{options.output_dir}: {size / 2**20:.1f} MiB")
+    parser = Parser(__doc__ or "")
+    parser.add("export", ExportSettings)
+    settings = take(parser.read(), ExportSettings)
+    denoiser = Denoiser.from_pretrained(settings.checkpoint, codec=settings.pretrained_model_name)
+    if settings.dry_run:
+        return describe(vars(settings), {}, parts_of(denoiser), {"weights": 4 * size_of(denoiser)})
+    size = export_denoiser(denoiser, settings.output_dir)
+    print(f"{settings.output_dir}: {size / 2**20:.1f} MiB")
 
 
 if __name__ == "__main__":

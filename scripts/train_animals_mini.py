@@ -1,90 +1,76 @@
 """Make models/pretrained/animals-mini: a small pipeline in Stable Diffusion's format, trained on pictures of ONE animal.
 
-The parts are made one after the other; each is kept in --output_dir and not made again, and the network's training goes
-on from its newest checkpoint. No picture of two animals is ever seen.
+The parts are made one after the other; each is kept in the run's folder and not made again, and the network's training
+goes on from its newest checkpoint. No picture of two animals is ever seen.
 
-Example:
-    python scripts/train_animals_mini.py --output_dir outputs/animals-mini
+Examples:
+    python scripts/train_animals_mini.py --export_to outputs/animals-mini-shipped
+    python scripts/train_animals_mini.py --classes cat dog rabbit --num_images 4000 --max_train_steps 1000
 """
 
-import argparse
 import json
 import shutil
-import time
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, StableDiffusionPipeline
 from PIL import Image
 from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from igm.cli.groups import add_dry_run_option, new_parser
 from igm.cli.launch import run
+from igm.cli.options import Parser, take
 from igm.data.synthetic.animals import scenes, sprites
 from igm.dry_run import describe, memory_estimate, parts_of
 from igm.facts import FACTS_FILE, Facts
-from igm.models.codec import KLCodec
-from igm.models.denoiser import Denoiser, load_network
-from igm.settings import positive
+from igm.files import replace_file, replace_json, replace_text
+from igm.models.codec import KLCodec, read_codec
+from igm.models.denoiser import build_denoiser, load_network
+from igm.models.unet import read_config
+from igm.resources import CONFIGS
+from igm.settings import Settings, path, positive, setting
 from igm.training.batches import step_generator
-from igm.training.checkpoints import list_checkpoints, tidy_configs
-from igm.training.loop import TrainSettings, train
+from igm.training.checkpoints import find_latest
+from igm.training.compositional import CompositionalLearner
+from igm.training.export import folder_size, replace_folder, tidy_configs
+from igm.training.settings import ModelSettings, ReportSettings, RunSettings, TrainSettings
+from igm.training.start import Job, make_accelerator, run_training, way_on, writing
 
+CONFIG = CONFIGS / "animals-mini"
 RESOLUTION, DRAWN_AT, MAX_TOKENS = 32, 64, 16
 OFTEN = {"cat": 4, "dog": 4, "rabbit": 4}  # drawn so many times as often as the other animals
 PROMPT = "a photo of a {}"
 WORDS = "a photo of and , . the an picture image drawing two animal animals with background"
 TEXT = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
-VAE = {
-    "down_block_types": ("DownEncoderBlock2D",) * 3,
-    "up_block_types": ("UpDecoderBlock2D",) * 3,
-    "block_out_channels": (16, 32, 64),
-    "layers_per_block": 1,
-    "latent_channels": 12,
-    "norm_num_groups": 8,
-    "sample_size": RESOLUTION,
-}
-UNET = {
-    "sample_size": RESOLUTION // 4,
-    "in_channels": VAE["latent_channels"],
-    "out_channels": VAE["latent_channels"],
-    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
-    "mid_block_type": None,
-    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
-    "block_out_channels": (64, 128),
-    "layers_per_block": 1,
-    "attention_head_dim": 4,
-    "norm_num_groups": 16,
-    "cross_attention_dim": TEXT["hidden_size"],
-}
 T_RANGE = (200, 600)  # where most pairs of a seed that no evaluation uses come out right
-# Stable Diffusion's betas; v-prediction, because a small network that predicts noise ignores its prompt at low noise.
-SCHEDULER = {
-    "beta_schedule": "scaled_linear",
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "clip_sample": False,
-    "prediction_type": "v_prediction",
-}
 
 
-def parse_options() -> argparse.Namespace:
-    """All options; argparse ends the program on a wrong one."""
-    parser = new_parser(__doc__.splitlines()[0])
-    parser.add_argument("--output_dir", type=Path, default=Path("outputs/animals-mini"), help="parts and checkpoints")
-    parser.add_argument("--export_to", type=Path, help="write the finished pipeline here, in float16")
-    parser.add_argument("--classes", nargs="+", default=list(sprites()), help="animals to train on")
-    parser.add_argument("--num_images", type=positive, default=16_000, help="training pictures, one animal each")
-    parser.add_argument("--vae_steps", type=positive, default=1200, help="of 32 pictures")
-    parser.add_argument("--max_train_steps", type=positive, default=5000, help="of --train_batch_size pictures")
-    parser.add_argument("--train_batch_size", type=positive, default=64, help="pictures per step")
-    parser.add_argument("--learning_rate", type=float, default=1e-3, help="of the network")
-    parser.add_argument("--seed", type=int, default=0, help="of pictures, weights and noise")
-    add_dry_run_option(parser)
-    return parser.parse_args()
+@dataclass(frozen=True, kw_only=True)
+class AnimalSettings(Settings):
+    """Which pictures are drawn, and what else is made of them."""
+
+    classes: tuple[str, ...] = setting(tuple(sprites()), "animals to train on", nargs="+", choices=tuple(sprites()))
+    num_images: int = setting(16_000, "training pictures, one animal each", kind=positive)
+    vae_steps: int = setting(1200, "steps of the autoencoder, of 32 pictures", kind=positive)
+    export_to: str | None = setting(None, "write the finished pipeline there, in float16 (default: not)", kind=path)
+
+
+def read_settings() -> tuple[AnimalSettings, Job]:
+    """The settings of the command line, and of configs/animals-mini/train.yaml or the file that `--config` names."""
+    parser = Parser(__doc__ or "")
+    groups = (AnimalSettings, TrainSettings, ReportSettings, RunSettings)
+    for title, group in zip(("data", "training", "reports", "run"), groups, strict=True):
+        parser.add(title, group)
+    options = parser.read(["--config", str(CONFIG / "train.yaml"), *sys.argv[1:]])
+    animals, training, report, place = (take(options, group) for group in groups)
+    model = ModelSettings(
+        unet_config=str(CONFIG / "unet"), scheduler_config=str(CONFIG / "scheduler" / "scheduler_config.json")
+    )
+    resolved = {name: value for part in (animals, training, report, place) for name, value in vars(part).items()}
+    return animals, Job(CompositionalLearner, model, training, report, place, resolved)
 
 
 def make_tokenizer(folder: Path) -> CLIPTokenizer:
@@ -102,8 +88,8 @@ def make_tokenizer(folder: Path) -> CLIPTokenizer:
             pieces = join(pieces, merges[-1])
     vocabulary = list(dict.fromkeys(vocabulary)) + ["<|startoftext|>", "<|endoftext|>"]
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(vocabulary)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(" ".join(pair) for pair in merges) + "\n")
+    replace_text(folder / "vocab.json", json.dumps({token: i for i, token in enumerate(vocabulary)}))
+    replace_text(folder / "merges.txt", "#version: 0.2\n" + "\n".join(" ".join(pair) for pair in merges) + "\n")
     tokenizer = CLIPTokenizer.from_pretrained(folder, model_max_length=MAX_TOKENS)
     tokenizer.save_pretrained(folder)
     return tokenizer
@@ -146,9 +132,14 @@ def make_pictures(file: Path, classes: list[str], number: int, seed: int) -> tup
         for i, (picture, animals) in enumerate(tqdm(drawn, "pictures", total=number)):
             small = picture.resize((RESOLUTION, RESOLUTION), Image.Resampling.BILINEAR)
             pictures[i], labels[i] = np.asarray(small), classes.index(animals[0])
-        np.savez(file, pictures=pictures, labels=labels)
+        save_arrays(file, pictures=pictures, labels=labels)
     with np.load(file) as arrays:
         return torch.from_numpy(arrays["pictures"]).permute(0, 3, 1, 2), torch.from_numpy(arrays["labels"])
+
+
+def save_arrays(file: Path, **arrays: np.ndarray) -> None:
+    """Write a file of arrays whole, or not at all."""
+    replace_file(file, lambda temporary: np.savez(temporary, **arrays))
 
 
 def to_float(pictures: torch.Tensor) -> torch.Tensor:
@@ -156,10 +147,23 @@ def to_float(pictures: torch.Tensor) -> torch.Tensor:
     return (pictures.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
 
 
-def train_vae(folder: Path, pictures: torch.Tensor, steps: int, seed: int, batch: int = 32) -> AutoencoderKL:
+def new_vae() -> AutoencoderKL:
+    """The autoencoder with fresh weights."""
+    return AutoencoderKL.from_config(read_config(CONFIG / "vae", "configs/animals-mini"))
+
+
+def make_vae(folder: Path, pictures: torch.Tensor, steps: int, seed: int) -> AutoencoderKL:
+    """The trained autoencoder, which is kept in `folder`."""
+    if not folder.is_dir():
+        vae = train_vae(pictures, steps, seed)
+        replace_folder(folder, vae.save_pretrained)
+    return read_codec(folder, "--output_dir").vae.requires_grad_(False)
+
+
+def train_vae(pictures: torch.Tensor, steps: int, seed: int, batch: int = 32) -> AutoencoderKL:
     """Train the autoencoder by squared error and a little Kullback-Leibler divergence; whiten its latents."""
     torch.manual_seed(seed)
-    vae = AutoencoderKL(**VAE).to(memory_format=torch.channels_last)
+    vae = new_vae().to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=2e-3, weight_decay=0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, steps, pct_start=0.1)
     bar = tqdm(range(steps), "autoencoder")
@@ -179,7 +183,6 @@ def train_vae(folder: Path, pictures: torch.Tensor, steps: int, seed: int, batch
             bar.set_postfix(error=f"{error.item():.4f}")
     vae.requires_grad_(False).eval()
     whiten(vae, to_float(pictures[:1024]))
-    vae.save_pretrained(folder)
     return vae
 
 
@@ -233,7 +236,7 @@ def encode_pictures(file: Path, codec: KLCodec, pictures: torch.Tensor) -> tuple
     if not file.is_file():
         parts = [codec.posterior(to_float(part)) for part in tqdm(pictures.split(64), "latents")]
         mean, std = (torch.cat(kind).numpy() for kind in zip(*parts, strict=True))
-        np.savez(file, mean=mean, std=std)
+        save_arrays(file, mean=mean, std=std)
     with np.load(file) as arrays:
         return torch.from_numpy(arrays["mean"]), torch.from_numpy(arrays["std"])
 
@@ -261,61 +264,39 @@ def export(folder: Path, tokenizer, encoder, vae, scheduler, network, facts: Fac
     for name in ("vocab.json", "merges.txt"):  # transformers 5 writes one file of its own instead
         shutil.copy(Path(tokenizer.name_or_path) / name, folder / "tokenizer" / name)
     tidy_configs(folder)
-    (folder / FACTS_FILE).write_text(json.dumps(facts.to_json(), indent=2) + "\n")
-    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    print(f"{folder}: {size / 2**20:.1f} MiB")
+    replace_json(folder / FACTS_FILE, facts.to_json())
+    print(f"{folder}: {folder_size(folder) / 2**20:.1f} MiB")
 
 
-def make_denoiser(vae: AutoencoderKL, seed: int) -> Denoiser:
-    """A denoiser whose network has fresh weights."""
-    torch.manual_seed(seed)
-    return Denoiser(UNet2DConditionModel(**UNET), DDPMScheduler(**SCHEDULER), KLCodec(vae))
-
-
-def train_settings(options: argparse.Namespace) -> TrainSettings:
-    """How the network is trained; a run goes on where it stopped."""
-    return TrainSettings(
-        max_train_steps=options.max_train_steps,
-        train_batch_size=options.train_batch_size,
-        learning_rate=options.learning_rate,
-        lr_scheduler="cosine",
-        lr_warmup_steps=100,
-        adam_weight_decay=1e-3,
-        use_ema=True,
-        ema_decay=0.998,
-        t_logit_normal=(-0.3, 0.7),
-        seed=options.seed,
-        checkpointing_steps=250,
-        checkpoints_total_limit=2,
-        resume_from_checkpoint="latest",
-    )
+def make_learner(vae: AutoencoderKL, job: Job, facts: Facts) -> CompositionalLearner:
+    """A learner whose network has fresh weights."""
+    torch.manual_seed(job.training.seed)
+    denoiser = build_denoiser(job.model.unet_config, job.model.scheduler_config, KLCodec(vae), facts)
+    return CompositionalLearner(denoiser, job.training.snr_gamma)
 
 
 def main() -> None:
-    options = parse_options()
-    out, settings = options.output_dir, train_settings(options)
-    if options.dry_run:
-        fresh, batch = make_denoiser(AutoencoderKL(**VAE), options.seed), options.train_batch_size
-        memory = memory_estimate(fresh, batch, batch, state_bytes=settings.state_bytes)
-        return describe({**vars(options), **vars(settings)}, {"training": options.num_images}, parts_of(fresh), memory)
-    out.mkdir(parents=True, exist_ok=True)
-    started = time.perf_counter()
-    tokenizer = make_tokenizer(out / "tokenizer")
-    encoder = make_text_encoder(out / "text_encoder", tokenizer, options.seed)
-    pictures, labels = make_pictures(out / "pictures.npz", options.classes, options.num_images, options.seed)
-    if (out / "vae" / "config.json").is_file():
-        vae = AutoencoderKL.from_pretrained(out / "vae").requires_grad_(False).eval()
-    else:
-        vae = train_vae(out / "vae", pictures, options.vae_steps, options.seed)
-    denoiser = make_denoiser(vae, options.seed)
-    mean, std = encode_pictures(out / "latents.npz", denoiser.codec, pictures)
-    prompts = encode_prompts(tokenizer, encoder, [PROMPT.format(name) for name in options.classes])
-    train(Accelerator(), denoiser, SingleAnimals(mean, std, labels, prompts), out, settings)
-    print(f"{(time.perf_counter() - started) / 60:.0f} minutes")
-    if options.export_to:
-        network = load_network(list_checkpoints(out)[-1])
-        facts = Facts(task="classes", classes=options.classes, t_range=T_RANGE)
-        export(options.export_to, tokenizer, encoder, vae, denoiser.scheduler, network, facts)
+    animals, job = read_settings()
+    facts = Facts(task="classes", classes=animals.classes, t_range=T_RANGE)
+    if job.run.dry_run:
+        fresh, batch = make_learner(new_vae(), job, facts), job.training.train_batch_size
+        memory = memory_estimate(fresh, batch, batch, state_bytes=job.training.state_bytes)
+        return describe(job.options, {"training": animals.num_images}, parts_of(fresh), memory)
+    accelerator, job = make_accelerator(job)
+    out, seed = job.run_dir, job.training.seed
+    with writing(accelerator, job), way_on(job):
+        tokenizer = make_tokenizer(out / "tokenizer")
+        encoder = make_text_encoder(out / "text_encoder", tokenizer, seed)
+        pictures, labels = make_pictures(out / "pictures.npz", list(animals.classes), animals.num_images, seed)
+        vae = make_vae(out / "vae", pictures, animals.vae_steps, seed)
+        learner = make_learner(vae, job, facts)
+        mean, std = encode_pictures(out / "latents.npz", learner.codec, pictures)
+        prompts = encode_prompts(tokenizer, encoder, [PROMPT.format(name) for name in animals.classes])
+        dataset = SingleAnimals(mean, std, labels, prompts)
+        run_training(accelerator, job, learner, dataset, dataset, {"task": "classes", **learner.identity()})
+        if animals.export_to and accelerator.is_main_process:
+            network = load_network(find_latest(out))
+            export(Path(animals.export_to), tokenizer, encoder, vae, learner.denoiser.scheduler, network, facts)
 
 
 if __name__ == "__main__":

@@ -348,11 +348,11 @@ def no_model(monkeypatch):
     """Fail the test when a model is built or loaded."""
 
     import igm.models.denoiser
-    import igm.training.start
+    import igm.training.compositional
 
     def fail(*args, **options):
         pytest.fail("a model was loaded")
 
-    monkeypatch.setattr(igm.training.start, "load_codec", fail)
-    monkeypatch.setattr(igm.training.start, "build_denoiser", fail)
+    monkeypatch.setattr(igm.training.compositional, "load_codec", fail)
+    monkeypatch.setattr(igm.training.compositional, "build_denoiser", fail)
     monkeypatch.setattr(igm.models.denoiser.Denoiser, "from_pretrained", fail)

@@ -540,7 +540,9 @@ def test_training_on_prompts_moves_queries_and_keys(tmp_path):
 
     from igm.models.denoiser import Denoiser
     from igm.models.unet import build_network
-    from igm.training.loop import TrainSettings, train
+    from igm.training.compositional import CompositionalLearner
+    from igm.training.loop import train
+    from igm.training.settings import TrainSettings
 
     prompts = torch.randn(2, 5, 2, generator=torch.Generator().manual_seed(0))
     latents = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -549,6 +551,7 @@ def test_training_on_prompts_moves_queries_and_keys(tmp_path):
     network = build_network(UNET)
     before = {name: p.clone() for name, p in network.named_parameters() if "attn2.to_q" in name or "attn2.to_k" in name}
     settings = TrainSettings(max_train_steps=2, train_batch_size=2, learning_rate=1e-2)
-    train(Accelerator(cpu=True), Denoiser(network, DDPMScheduler.from_config(SCHEDULER)), data, tmp_path, settings)
+    learner = CompositionalLearner(Denoiser(network, DDPMScheduler.from_config(SCHEDULER)))
+    train(Accelerator(cpu=True), learner, data, tmp_path, settings)
     after = dict(network.named_parameters())
     assert before and all(not torch.equal(after[name], p) for name, p in before.items())

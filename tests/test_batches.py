@@ -5,19 +5,21 @@ import sys
 import pytest
 import torch
 from accelerate import Accelerator
-from test_training import Latents, run
+from test_training import Latents, make_batches, run, training_loss
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import igm.training.loop
 from igm.models.attention import idle_parameters
-from igm.training.batches import NUM_BUCKETS, Share, TrainingBatches, pad_pairs
-from igm.training.loop import TrainSettings, prepare, training_loss
+from igm.training.batches import NUM_BUCKETS, Share, pad_pairs
+from igm.training.compositional import CompositionalLearner
+from igm.training.loop import prepare
+from igm.training.settings import TrainSettings
 
 SHAPE = (4, 8, 8)
 
 
 def batches(share=None, size=16, **options):
-    return TrainingBatches(Latents(size), SHAPE, 1000, share or Share(8), seed=3, **options)
+    return make_batches(Latents(size), share or Share(8), seed=3, **options)
 
 
 def test_parts_of_a_step_are_the_step(make_denoiser):
@@ -88,7 +90,7 @@ def test_step_reads_nothing_back_from_the_device(make_denoiser, kind, options):
     """No operator whose result the host must wait for, from the loss to the clipped gradient."""
     accelerator, denoiser = Accelerator(cpu=True), make_denoiser(kind)
     denoiser.network.requires_grad_(True)
-    prepare(accelerator, denoiser, TrainSettings(4, 8))
+    prepare(accelerator, CompositionalLearner(denoiser), TrainSettings(train_batch_size=8), Latents()[0])
     batch = batches()[0]
     waits = {"aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero", "aten::item", "aten::equal"}
     with Recorder() as found:
@@ -174,7 +176,8 @@ def test_trained_with_inductor(make_denoiser, tmp_path):
 def test_cuda_step_does_not_synchronise(make_denoiser, precision):
     accelerator, denoiser = Accelerator(mixed_precision=precision), make_denoiser("unet")
     denoiser.network.requires_grad_(True)
-    optimizer, _ = prepare(accelerator, denoiser, TrainSettings(4, 8))
+    learner = CompositionalLearner(denoiser)
+    optimizer, _ = prepare(accelerator, learner, TrainSettings(train_batch_size=8), Latents()[0])
     for number in range(4):
         batch = {name: value.cuda() for name, value in batches()[number].items()}
         torch.cuda.set_sync_debug_mode("error" if number > 1 else "default")  # the first steps allocate

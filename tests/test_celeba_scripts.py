@@ -97,14 +97,14 @@ def test_all_attributes_are_trained_and_inferred(run_main, tmp_path, tiny_vae_di
     check_refused(code, err, "checkpoint-2", "conditions of size 80")
 
 
-@pytest.mark.parametrize("method, script", [("gc", "train_celeba_gc"), ("resnet", "train_celeba_resnet")])
+@pytest.mark.parametrize("method, learner", [("gc", "joint_label"), ("resnet", "resnet50")])
 def test_baselines_train_and_infer(
-    run_main, train_args, celeba_root, tiny_configs, tiny_vae_dir, tmp_path, method, script
+    run_main, train_args, celeba_root, tiny_configs, tiny_vae_dir, tmp_path, method, learner
 ):
     config = tiny_configs["resnet" if method == "resnet" else "attribute_unet"]
-    code, out, err = run_main(f"scripts.{script}", *train_args(unet_config=config), "--dry_run")
+    code, out, err = run_main("train_celeba", *train_args(unet_config=config), "--learner", learner, "--dry_run")
     assert code == 0 and "M parameters" in out and not (tmp_path / "out").exists(), err
-    code, _, err = run_main(f"scripts.{script}", *train_args(unet_config=config))
+    code, _, err = run_main("train_celeba", *train_args(unet_config=config), "--learner", learner)
     assert code == 0, err
     options = ("--dataset_root", celeba_root, "--output_dir", tmp_path / "out", "--num_draws", 2)
     options += ("--pretrained_model_name", tiny_vae_dir)
@@ -128,7 +128,7 @@ def test_resnet_resumes_exactly(run_main, train_args, tiny_configs, tmp_path):
     straight = train_args(unet_config=config, max_train_steps=4, output_dir=tmp_path / "a")
     first, second = (train_args(unet_config=config, max_train_steps=n, output_dir=tmp_path / "b") for n in (2, 4))
     for arguments in (straight, first, [*second, "--resume_from_checkpoint", "latest"]):
-        code, _, err = run_main("scripts.train_celeba_resnet", *arguments)
+        code, _, err = run_main("train_celeba", *arguments, "--learner", "resnet50")
         assert code == 0, err
     one, other = (
         Classifier.from_pretrained(tmp_path / name / "celeba-resnet50" / "checkpoint-4").network.state_dict()

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 from test_processes import fork_processes
+from test_training import make_batches, training_loss
 
 import igm.training.latent_cache
 from igm.data.clevr import Clevr
 from igm.models.codec import PatchPCA, load_codec
-from igm.training.batches import Share, TrainingBatches
+from igm.training.batches import Share
 from igm.training.latent_cache import CachedLatents, build_cache, cache_path
-from igm.training.loop import training_loss
 
 
 @pytest.fixture(autouse=True)
@@ -61,10 +61,7 @@ def test_cached_training_has_the_losses_of_encoding_each_step(pictures, codec, m
     denoiser = make_denoiser("unet", codec=codec)
     cached = CachedLatents(pictures, build_cache(pictures, codec, tmp_path))
     for step in range(3):
-        losses = [
-            training_loss(denoiser, TrainingBatches(data, (4, 8, 8), 1000, Share(3), seed=0)[step])
-            for data in (pictures, cached)
-        ]
+        losses = [training_loss(denoiser, make_batches(data, Share(3), seed=0)[step]) for data in (pictures, cached)]
         torch.testing.assert_close(losses[1], losses[0], rtol=2e-3, atol=0)
 
 

@@ -11,12 +11,12 @@ import torch
 from conftest import RESNET, ROOT, UNET, write_clevr
 from test_scripts import check_refused, free_port, train_args  # noqa: F401 (fixtures)
 
-import igm.training.start
+import igm.training.compositional
 from igm.baselines.resnet50 import Classifier
 from igm.dry_run import activation_bytes, describe_evaluation
 from igm.models.codec import PatchPCA
 from igm.models.unet import build_network
-from igm.training.loop import TrainSettings
+from igm.training.settings import TrainSettings
 
 
 def files(folder):
@@ -81,8 +81,8 @@ def test_activations_of_a_classifier_are_those_of_a_real_pass():
 
 
 def test_bytes_of_the_optimizer():
-    assert TrainSettings(1, 1).state_bytes == 12
-    assert TrainSettings(1, 1, use_8bit_adam=True, use_ema=True).state_bytes == 10
+    assert TrainSettings().state_bytes == 12
+    assert TrainSettings(use_8bit_adam=True, use_ema=True).state_bytes == 10
 
 
 def test_dry_run_of_an_evaluation(make_denoiser, capsys):
@@ -124,7 +124,9 @@ def test_checkpoint_of_another_network_or_dataset(
     if change == "network":
         (tmp_path / "unet.json").write_text(json.dumps({**UNET, "block_out_channels": [8, 24]}))
         changes = {"unet_config": tmp_path / "unet.json"}
-    monkeypatch.setattr(igm.training.start, "load_codec", lambda *args, **options: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(
+        igm.training.compositional, "load_codec", lambda *args, **options: pytest.fail("a model was loaded")
+    )
     code, _, err = run_main("train_clevr", *train_args(**changes, resume_from_checkpoint="latest"))
     check_refused(code, err.splitlines()[-1], "checkpoint-1", *parts)
     assert files(tmp_path / "out") == before

@@ -5,9 +5,9 @@ import sys
 import pytest
 import torch
 from conftest import ROOT
+from test_training import make_batches, training_loss
 
-from igm.training.batches import Share, TrainingBatches
-from igm.training.loop import training_loss
+from igm.training.batches import Share
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
@@ -28,7 +28,7 @@ def test_published_prediction_is_the_projects(make_denoiser, tmp_path):
         def __getitem__(self, i):
             return {"posterior_mean": posterior[0, i], "posterior_std": posterior[1, i].abs(), **pictures.annotation(i)}
 
-    batches = TrainingBatches(Latents(), (4, 8, 8), 1000, Share(4), seed=0)
+    batches = make_batches(Latents(), Share(4), seed=0)
     batch, rows = batches[0], batches.order.rows(0)
     results = [training_loss(denoiser, batch)]
     x_0 = batch["posterior_mean"] + batch["posterior_std"] * batch["posterior_eps"]

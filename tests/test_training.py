@@ -1,6 +1,7 @@
 """The training loop: resuming, accumulation and processes change nothing; what goes wrong keeps the last checkpoint."""
 
 import errno
+import functools
 import itertools
 import json
 import math
@@ -19,13 +20,17 @@ from igm.models import ModelError
 from igm.models.codec import load_codec
 from igm.models.denoiser import Denoiser, load_network
 from igm.objective import Noise, composed_error, draw_noise
-from igm.training.batches import DataOrder, Share, TrainingBatches, step_generator
-from igm.training.checkpoints import OF_THE_RUN, find_checkpoint, list_checkpoints, tidy_configs
-from igm.training.loop import TrainingError, TrainSettings, learning_rate, make_loader, train, training_loss
+from igm.training.batches import DataOrder, Share, StepNoise, TrainingBatches, step_generator
+from igm.training.checkpoints import find_checkpoint, list_checkpoints
+from igm.training.compositional import CompositionalLearner
+from igm.training.export import OF_THE_RUN, tidy_configs
+from igm.training.loop import TrainingError, learning_rate, make_loader, train
+from igm.training.settings import TrainSettings
 
 SETTINGS = {
     "max_train_steps": 4,
     "train_batch_size": 2,
+    "seed": 0,
     "learning_rate": 1e-3,
     "lr_scheduler": "cosine",
     "lr_warmup_steps": 2,
@@ -57,12 +62,24 @@ class Latents(torch.utils.data.Dataset):
 def run(make_denoiser, folder, *, kind="unet", dataset=None, validate=None, same_run=None, **changes):
     """Train a tiny network in this process; return it."""
     settings = TrainSettings(**{**SETTINGS, **changes})
-    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=settings.gradient_accumulation_steps)
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=settings.accumulation)
     denoiser = make_denoiser(kind)
     denoiser.network.requires_grad_(True)
-    options = {"same_run": same_run, "validate": validate}
-    assert train(accelerator, denoiser, dataset or Latents(), folder, settings, **options) == settings.max_train_steps
+    learner, options = CompositionalLearner(denoiser, settings.snr_gamma), {"same_run": same_run, "validate": validate}
+    assert train(accelerator, learner, dataset or Latents(), folder, settings, **options) == settings.max_train_steps
     return denoiser
+
+
+def make_batches(dataset, share, seed, **noise):
+    """The batches of a compositional learner on latents (4, 8, 8)."""
+    static = noise.pop("static_shapes", False)
+    collate = functools.partial(CompositionalLearner.collate, static_shapes=static)
+    return TrainingBatches(dataset, collate, StepNoise((4, 8, 8), 1000, **noise), share, seed)
+
+
+def training_loss(denoiser, batch, snr_gamma=None):
+    """The loss of a compositional learner."""
+    return CompositionalLearner(denoiser, snr_gamma).loss(batch)
 
 
 def contents(checkpoint):
@@ -188,7 +205,7 @@ def test_processes_share_out_the_global_batch(processes):
 
 def test_batches_go_on_where_they_stopped():
     assert np.array_equal(order_of(10, 3, 1, start=5), order_of(10, 3, 1)[5:])
-    batches = TrainingBatches(Latents(10), (4, 8, 8), 1000, Share(3), seed=3)
+    batches = make_batches(Latents(10), Share(3), seed=3)
     resumed = list(batches.loader(5, 12))
     assert len(resumed) == 7 and all(torch.equal(resumed[0][name], value) for name, value in batches[5].items())
 
@@ -213,7 +230,7 @@ def test_accumulation_equals_a_larger_batch(make_denoiser, tmp_path, options):
 
 def test_loss_is_the_denoising_error_of_the_mean(make_denoiser):
     denoiser, dataset = make_denoiser("unet"), Latents()
-    batches = TrainingBatches(dataset, (4, 8, 8), 1000, Share(3), seed=7)
+    batches = make_batches(dataset, Share(3), seed=7)
     items = torch.utils.data.default_collate([dataset[i] for i in batches.order.rows(11)])
     generator = step_generator(7, 11)
     noise = draw_noise(3, (4, 8, 8), (0, 1000), generator)
@@ -230,7 +247,7 @@ def test_training_lowers_the_loss(make_denoiser, tmp_path):
             make_denoiser, tmp_path / str(steps), kind="position_unet", dataset=dataset, max_train_steps=steps,
             train_batch_size=8, learning_rate=3e-3, use_ema=False, logging_steps=50,
         )  # fmt: skip
-        batches = TrainingBatches(dataset, (4, 8, 8), 1000, Share(8), seed=1)
+        batches = make_batches(dataset, Share(8), seed=1)
         with torch.no_grad():
             losses.append(float(sum(training_loss(denoiser, batches[i]) for i in range(4))) / 4)
     assert losses[1] < 0.8 * losses[0]
@@ -238,7 +255,9 @@ def test_training_lowers_the_loss(make_denoiser, tmp_path):
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
 def test_learning_rate_values(schedule):
-    settings = TrainSettings(8, 1, learning_rate=1.0, lr_scheduler=schedule, lr_warmup_steps=4)
+    settings = TrainSettings(
+        max_train_steps=8, train_batch_size=1, learning_rate=1.0, lr_scheduler=schedule, lr_warmup_steps=4
+    )
     values = [learning_rate(settings, step) for step in range(8)]
     rest = [1.0] * 4 if schedule == "constant" else [0.5 * (1 + math.cos(math.pi * i / 4)) for i in range(4)]
     assert values == pytest.approx([0.25, 0.5, 0.75, 1.0, *rest])
@@ -362,7 +381,8 @@ def test_image_larger_than_the_config_says(make_denoiser, clevr_root, tiny_vae_d
     codec = load_codec(tiny_vae_dir)
     dataset = Clevr(clevr_root, "train", resolution=32)
     settings = TrainSettings(**SETTINGS)
-    loader = make_loader(Accelerator(cpu=True), make_denoiser("unet", codec=codec), dataset, settings, Share(2), 0)
+    learner = CompositionalLearner(make_denoiser("unet", codec=codec))
+    loader = make_loader(Accelerator(cpu=True), learner, dataset, settings, Share(2), 0)
     batch = next(iter(loader))
     assert batch["eps"].shape == (2, 4, 16, 16)
     assert training_loss(make_denoiser("unet", codec=codec), batch).isfinite()

@@ -1,6 +1,7 @@
 """GC, the generative classifier: one label for all attributes together, nothing composed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -11,6 +12,7 @@ from igm.inference.method import DenoiserMethod, register
 from igm.inference.settings import DiscreteSettings
 from igm.inference.types import Inferred, Posterior
 from igm.models.denoiser import Denoiser
+from igm.training.compositional import CompositionalLearner
 
 
 def joint_choices(sizes: Sequence[int]) -> torch.Tensor:
@@ -75,3 +77,28 @@ class JointLabel(DenoiserMethod):
         k = len(self.names)
         batching = {"batch_size": batch_size, "image_numbers": image_numbers}
         return infer_joint(self.model, posterior, all_concepts(k), [2] * k, self.settings, **batching)
+
+
+# Training: one network on the joint label.
+
+
+class JointLabelLearner(CompositionalLearner):
+    """Generative classifier (GC): the same network and loss, conditioned on all concepts together; nothing composed."""
+
+    name = "joint_label"
+    suffix = "gc"
+
+    @staticmethod
+    def collate(items: Sequence[Mapping[str, Any]], static_shapes: bool = False) -> dict[str, torch.Tensor]:
+        """As that of the compositional learner, of items with one concept each."""
+        return CompositionalLearner.collate([with_joint_label(item) for item in items], static_shapes)
+
+    def pictures(self, items: Sequence[Mapping[str, Any]], **sampling: Any) -> list[list[torch.Tensor]]:
+        """The input, and the generation from its joint label."""
+        return super().pictures([with_joint_label(item) for item in items], **sampling)
+
+
+def with_joint_label(item: Mapping[str, Any]) -> dict[str, Any]:
+    """An item whose K concepts (K, D) are one, (1, D): their sum, the rows of a one-hot label together."""
+    joint = (item["conds"] * item["mask"][:, None]).sum(0, keepdim=True)  # (1, D)
+    return {**item, "conds": joint, "mask": torch.ones(1)}

@@ -1,14 +1,17 @@
 """A ResNet-50 that reads the attributes off a face: the discriminative baseline of the CelebA experiment."""
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import nn
+from torch.utils.data import default_collate
 from transformers import ResNetConfig, ResNetModel
 
 from igm.encoding import all_concepts
@@ -19,8 +22,12 @@ from igm.inference.types import Inferred
 from igm.models import ModelError
 from igm.models.codec import Pixels
 from igm.models.denoiser import NETWORK_DIR, fetch_folder, load_network
-from igm.models.unet import NETWORKS
+from igm.models.unet import NETWORKS, build_network, read_config
+from igm.resources import CONFIGS
 from igm.settings import Settings, setting
+from igm.training.compositional import copy_weights
+from igm.training.learner import Learner
+from igm.training.settings import ModelSettings, TrainSettings
 
 
 class AttributeResNet(ModelMixin, ConfigMixin):
@@ -110,10 +117,52 @@ class Classifier(nn.Module):
         folder = fetch_folder(folder, local_files_only)
         network = load_network(folder, ema=False)
         if not isinstance(network, AttributeResNet):
-            raise ModelError(
-                f"checkpoint {folder} holds no AttributeResNet; name one of scripts/train_celeba_resnet.py"
-            )
+            raise ModelError(f"checkpoint {folder} holds no AttributeResNet; name one of --learner resnet50")
         return cls(network, Facts.read(folder)).eval().requires_grad_(False)
+
+
+# Training: pixels and cross-entropy.
+
+
+class ResNetLearner(Learner):
+    """Trains an `AttributeResNet` on the pixels; it sees no noise, and generates nothing."""
+
+    name = suffix = "resnet50"
+    defaults = {"unet_config": str(CONFIGS / "celeba-resnet50" / "config.json"), "learning_rate": 1e-3}
+    idle_options = frozenset(
+        {
+            *("scheduler_config", "pretrained_model_name", "revision", "gradient_checkpointing", "no_latent_cache"),
+            *("enable_xformers_memory_efficient_attention", "offset_noise", "snr_gamma", "t_logit_normal"),
+            *("num_validation_images", "val_batch_size", "validation_steps", "validation_scheduler"),
+        }
+    )
+
+    @classmethod
+    def build(cls, model: ModelSettings, training: TrainSettings, facts: Facts) -> Self:
+        """A network of the config, for images of the facts' resolution."""
+        network = build_network(read_config(model.unet_config, "--unet_config"))
+        if not isinstance(network, AttributeResNet):
+            raise ModelError(
+                f"--unet_config {model.unet_config} is of no AttributeResNet; leave it out for ResNet-50's"
+            )
+        network.register_to_config(sample_size=facts.resolution)
+        if model.initialize_from:
+            copy_weights(load_network(Path(model.initialize_from), ema=False), network, model.initialize_from)
+        return cls(network, facts)
+
+    @staticmethod
+    def collate(items: Sequence[Mapping[str, Any]], static_shapes: bool = False) -> dict[str, torch.Tensor]:
+        """`pixel_values` (B, 3, R, R) and `conds` (B, K, 2 K); all batches have one shape."""
+        return default_collate([{name: item[name] for name in ("pixel_values", "conds")} for item in items])
+
+    def loss(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Cross-entropy of the attributes' values."""
+        return attribute_loss(self.network(batch["pixel_values"]), batch["conds"])
+
+    def trial_pass(self, network: nn.Module, rows: int, images: int) -> torch.Tensor:
+        """A face is one row, whatever its concepts."""
+        size = network.config.sample_size
+        return network(torch.empty(images, 3, size, size))
 
 
 def attribute_loss(logits: torch.Tensor, conds: torch.Tensor) -> torch.Tensor:

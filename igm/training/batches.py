@@ -6,12 +6,14 @@ micro-steps follow one process of batch N A b.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset
 
-from igm.composition import pack
 from igm.objective import draw_noise, offset_noise
 
 OFFSET_NOISE_STRENGTH = 0.1  # the published code's constant
@@ -71,61 +73,69 @@ class DataOrder:
         return self.permutation[first : first + self.share.batch].tolist()
 
 
-class TrainingBatches(Dataset):
-    """Item `micro_step` is all that this process's micro-step needs, as a dict of tensors.
-
-    `posterior_mean` and `posterior_std` (B, C, H, W), or `pixel_values` (B, 3, R, R); `conds` (P, ...), `weights` (P,) and
-    `index` (P,) of `composition.pack`; `t` (B,), `eps` and `posterior_eps` (B, C, H, W).
+@dataclass(frozen=True)
+class StepNoise:
+    """What noise a step draws.
 
     Args:
-        dataset: items with `conds`, `mask`, and either `pixel_values` or `posterior_mean` and `posterior_std`.
-        latent_shape: (C, H, W). num_timesteps: length of the noise schedule.
-        t_logit_normal: draw timesteps so, stratified over the step's images; see `draw_noise`. Otherwise uniformly.
-        static_shapes: pad the P pairs to one of a few sizes, so that compiled code fits the next batch too.
+        shape: (C, H, W) of the latents. num_timesteps: length of the noise schedule.
+        with_offset: add one normal number per channel.
+        logit_normal: draw timesteps so, stratified over the step's images; see `draw_noise`. Otherwise uniformly.
+    """
+
+    shape: tuple[int, int, int]
+    num_timesteps: int
+    with_offset: bool = False
+    logit_normal: tuple[float, float] | None = None
+
+    def draw(self, total: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """`t` (N,), `eps` and `posterior_eps` (N, C, H, W) of a step of N images."""
+        density, timesteps = self.logit_normal, (0, self.num_timesteps)
+        stratified = density is not None
+        noise = draw_noise(total, self.shape, timesteps, generator, stratified=stratified, logit_normal=density)
+        posterior_eps = torch.randn(total, *self.shape, generator=generator)
+        if self.with_offset:
+            noise.eps = offset_noise(noise.eps, OFFSET_NOISE_STRENGTH, generator)
+        return {"t": noise.t, "eps": noise.eps, "posterior_eps": posterior_eps}
+
+
+class TrainingBatches(Dataset):
+    """Item `micro_step` is all that this process's micro-step needs: what `collate` makes of its items, and noise.
+
+    Args:
+        dataset: items; one that can vary them has `varied(i, rng)`, item i drawn anew.
+        collate: makes a batch of items. noise: drawn for each step, None for none.
     """
 
     def __init__(
         self,
-        dataset: Dataset,
-        latent_shape: tuple[int, int, int],
-        num_timesteps: int,
+        dataset: Any,
+        collate: Callable[[list[Any]], dict[str, torch.Tensor]],
+        noise: StepNoise | None,
         share: Share,
         seed: int,
-        *,
-        with_offset_noise: bool = False,
-        t_logit_normal: tuple[float, float] | None = None,
-        static_shapes: bool = False,
     ):
-        self.dataset, self.latent_shape, self.num_timesteps = dataset, latent_shape, num_timesteps
-        self.share, self.seed, self.with_offset_noise = share, seed, with_offset_noise
-        self.t_logit_normal, self.static_shapes = t_logit_normal, static_shapes
+        self.dataset, self.collate, self.step_noise, self.share, self.seed = dataset, collate, noise, share, seed
         self.order = DataOrder(len(dataset), share, seed)
 
     def __getitem__(self, micro_step: int) -> dict[str, torch.Tensor]:
-        items = default_collate([self.dataset[row] for row in self.order.rows(micro_step)])
-        conds, weights, index = pack(items["conds"], items["mask"])
-        if self.static_shapes:
-            conds, weights, index = pad_pairs(conds, weights, index, items["mask"].numel())
-        images = {k: items[k] for k in ("posterior_mean", "posterior_std", "pixel_values") if k in items}
-        return {"conds": conds, "weights": weights, "index": index, **images, **self.noise(micro_step)}
+        return {**self.collate(self.items(micro_step)), **self.noise(micro_step)}
+
+    def items(self, micro_step: int) -> list[Any]:
+        """This micro-step's items; what varies in them depends on the seed and on their place in the run's order alone."""
+        rows, vary = self.order.rows(micro_step), getattr(self.dataset, "varied", None)
+        if vary is None:
+            return [self.dataset[row] for row in rows]
+        first = micro_step * self.order.global_batch + self.share.rank * self.share.batch
+        return [vary(row, np.random.default_rng([self.seed, first + i])) for i, row in enumerate(rows)]
 
     def noise(self, micro_step: int) -> dict[str, torch.Tensor]:
         """This micro-step's and process's part of the noise of the whole optimizer step."""
-        total, part = self.share.images_per_step, self.share.part(micro_step)
+        if self.step_noise is None:
+            return {}
         generator = step_generator(self.seed, micro_step // self.share.accumulation)
-        density = self.t_logit_normal
-        noise = draw_noise(
-            total,
-            self.latent_shape,
-            (0, self.num_timesteps),
-            generator,
-            stratified=density is not None,
-            logit_normal=density,
-        )
-        posterior_eps = torch.randn(total, *self.latent_shape, generator=generator)
-        if self.with_offset_noise:
-            noise.eps = offset_noise(noise.eps, OFFSET_NOISE_STRENGTH, generator)
-        return {"t": noise.t[part], "eps": noise.eps[part], "posterior_eps": posterior_eps[part]}
+        whole, part = self.step_noise.draw(self.share.images_per_step, generator), self.share.part(micro_step)
+        return {name: value[part] for name, value in whole.items()}
 
     def loader(self, start: int, stop: int, num_workers: int = 0, pin_memory: bool = False) -> DataLoader:
         """Micro-steps `start` to `stop` - 1 in order."""
@@ -152,11 +162,3 @@ def pad_pairs(
     padded = weights[repeated]
     padded[len(conds) :] = 0
     return conds[repeated], padded, index[repeated]
-
-
-def latent_shape(item: dict, channels: int, downsampling: int | None) -> tuple[int, int, int]:
-    """(C, H, W) of a dataset item's latents: those that it holds, or those that the codec will give."""
-    if "posterior_mean" in item:
-        return tuple(item["posterior_mean"].shape)
-    side = item["pixel_values"].shape[-1] // downsampling
-    return channels, side, side

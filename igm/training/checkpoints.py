@@ -4,173 +4,360 @@ Contents:
     unet2dconditionmodel/        the network in diffusers format, as the published code writes it
     unet2dconditionmodel_ema/    its running average, if kept
     scheduler/  igm.json         noise schedule, and facts that inference uses
-    optimizer.bin ...            what accelerate needs to go on
-    training.json                step and the options that a resumed run must share
+    optimizer.bin ...            what accelerate needs to go on; read as plain tensors and numbers, nothing else
+    training.json                step, what a resumed run must share, and what made it
+
+A checkpoint is this program's own if it has a training.json. Others, such as the published ones, are left as they are.
 """
 
+import dataclasses
 import errno
 import json
+import math
 import os
+import secrets
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from diffusers.training_utils import EMAModel
 from safetensors import SafetensorError
 
-from igm import warn
-from igm.facts import FACTS_FILE
+from igm import UserError, warn
+from igm.files import replace_json, write_through
 from igm.models import ModelError
-from igm.models.denoiser import EMA_DIR, NETWORK_DIR, Denoiser, load_network
+from igm.models.denoiser import EMA_DIR, NETWORK_DIR, load_network
 from igm.models.unet import one_line, read_config
+from igm.models.weights import find_weights, read_shapes, read_tensors
+from igm.settings import shortened
+from igm.training.learner import Learner, bare
+from igm.training.settings import TrainSettings
 
 STATE_FILE = "training.json"
-# What diffusers notes in a config beside the network's shape: its origin, and the state of the running average.
-OF_THE_RUN = ("_name_or_path", "decay", "inv_gamma", "min_decay", "optimization_step", "power", "update_after_step")
-OF_THE_RUN += ("use_ema_warmup",)
+# Options whose change at a resume is said; what is not here is compared, or changes no numbers, or is a place.
+NAMED_BY_OTHERS = {"seed", "train_batch_size", "gradient_accumulation_steps", "max_train_steps", "num_train_epochs"}
+MATTERS = {f.name for f in dataclasses.fields(TrainSettings) if f.metadata["determines"]} - NAMED_BY_OTHERS
 
 
-def list_checkpoints(folder: Path) -> list[Path]:
-    """Complete checkpoints of a run, oldest first by step."""
-    found = [
-        p for p in Path(folder).glob("checkpoint-*") if p.name.removeprefix("checkpoint-").isdigit() and p.is_dir()
-    ]
-    return sorted(found, key=lambda p: int(p.name.removeprefix("checkpoint-")))
+def list_checkpoints(folder: str | Path) -> list[Path]:
+    """Folders `checkpoint-<step>` of a run, oldest first by step; whoever made them."""
+    found = [p for p in Path(folder).glob("checkpoint-*") if step_of(p) is not None and p.is_dir()]
+    return sorted(found, key=lambda p: step_of(p) or 0)
 
 
-def find_checkpoint(folder: Path, name: str) -> Path | None:
+def step_of(checkpoint: Path) -> int | None:
+    """The step in a checkpoint's name."""
+    digits = checkpoint.name.removeprefix("checkpoint-")
+    return int(digits) if digits.isascii() and digits.isdecimal() and len(digits) < 19 else None
+
+
+def is_own(checkpoint: Path) -> bool:
+    """Whether this program wrote a checkpoint, so that it can go on from it."""
+    return (checkpoint / STATE_FILE).is_file()
+
+
+def has_weights(checkpoint: Path) -> bool:
+    """Whether a folder holds weights, in any form."""
+    return any(any(checkpoint.rglob(pattern)) for pattern in ("*.safetensors", "*.bin"))
+
+
+def find_checkpoint(folder: str | Path, name: str) -> Path | None:
     """Resolve `--resume_from_checkpoint`: "latest" (None if there is none yet), a path, or a folder name in the run.
 
     Raises:
-        ModelError: a named checkpoint does not exist.
+        ModelError: a named checkpoint does not exist, or cannot be resumed; nor can any that there are.
     """
     if name == "latest":
-        return next((p for p in reversed(list_checkpoints(folder)) if (p / STATE_FILE).is_file()), None)
+        return find_latest(Path(folder))
     for place in (Path(name), Path(folder) / name):
-        if (place / STATE_FILE).is_file():
+        if is_own(place):
+            if (fault := weights_fault(place)) is not None:
+                raise ModelError(f"--resume_from_checkpoint {name}: {fault}")
             return place
+        if place.is_dir() and has_weights(place):
+            raise cannot_resume(place, f"--resume_from_checkpoint {name}")
     raise ModelError(f"--resume_from_checkpoint {name}: no complete checkpoint there; use 'latest' or a path")
 
 
-def register_network_format(accelerator: Accelerator, denoiser: Denoiser, ema=None) -> None:
-    """Make accelerate save and load the network in diffusers format instead of its own."""
+def find_latest(folder: Path) -> Path | None:
+    """The newest checkpoint of this program whose weights are whole and finite; None where nothing was trained yet.
 
-    def save(models, weights, output_dir):
-        if accelerator.is_main_process:
-            accelerator.unwrap_model(denoiser.network).save_pretrained(Path(output_dir) / NETWORK_DIR)
-            if denoiser.scheduler is not None:  # a classifier has none
-                denoiser.scheduler.save_pretrained(Path(output_dir) / "scheduler")
-            (Path(output_dir) / FACTS_FILE).write_text(json.dumps(denoiser.facts.to_json(), indent=2) + "\n")
-            if ema is not None:
-                ema.save_pretrained(Path(output_dir) / EMA_DIR)
+    Raises:
+        ModelError: there are checkpoints, but none to go on from.
+    """
+    there = [p for p in reversed(list_checkpoints(folder)) if is_own(p) or has_weights(p)]
+    own, foreign = [p for p in there if is_own(p)], [p for p in there if not is_own(p)]
+    for checkpoint in own:
+        fault = weights_fault(checkpoint)
+        if fault is None:
+            if foreign:
+                warn(f"{foreign[0]} has no {STATE_FILE} and is left as it is; going on from {checkpoint}")
+            return checkpoint
+        warn(f"{checkpoint} is passed over: {fault}")
+    if own:
+        raise ModelError(
+            f"--resume_from_checkpoint latest: {weights_fault(own[0])}, and no older checkpoint in {folder} is whole; "
+            "remove them to start afresh"
+        )
+    if foreign:
+        raise cannot_resume(foreign[0], "--resume_from_checkpoint latest")
+    return None
+
+
+def cannot_resume(checkpoint: Path, option: str) -> ModelError:
+    """The error that says why a checkpoint of another program cannot be resumed, and the way out."""
+    return ModelError(
+        f"{option}: {checkpoint} holds weights without the state of a training ({STATE_FILE}), as published ones do; "
+        f"start from them with --initialize_from {checkpoint} and another --tracker_project_name"
+    )
+
+
+def weights_fault(checkpoint: Path) -> str | None:
+    """Why a checkpoint's weights cannot be used, in words; None if all are there and finite."""
+    average = [checkpoint / EMA_DIR] if (checkpoint / EMA_DIR).is_dir() else []
+    try:
+        for place in [checkpoint / NETWORK_DIR, *average]:
+            files = find_weights(place, "checkpoint")
+            read_shapes(files, "checkpoint")
+            read_tensors(files, "checkpoint")
+    except ModelError as error:
+        return str(error)
+    return None
+
+
+class Checkpoints:
+    """Writes and reads the checkpoints of one run.
+
+    Args:
+        learner, optimizer, ema: what is saved; prepared by the accelerator.
+        folder: where they go. total_limit: keep only the newest so many of this run.
+        facts: what a resumed run must share: task, architecture, dataset, batch, seed.
+        made_by: options, command and versions, kept in each.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        learner: Learner,
+        optimizer: torch.optim.Optimizer,
+        ema: EMAModel | None,
+        folder: Path,
+        facts: Mapping[str, Any],
+        made_by: Mapping[str, Any],
+        total_limit: int | None = None,
+    ):
+        self.accelerator, self.learner, self.optimizer, self.ema = accelerator, learner, optimizer, ema
+        self.folder, self.facts, self.made_by, self.total_limit = folder, facts, made_by, total_limit
+        self.run: str | None = secrets.token_hex(8)  # the same for every checkpoint of a run, resumed or not
+        accelerator.register_save_state_pre_hook(self._save_network)
+        accelerator.register_load_state_pre_hook(self._load_network)
+
+    def _save_network(self, models: list[Any], weights: list[Any], output_dir: str) -> None:
+        if self.accelerator.is_main_process:
+            self.learner.save(Path(output_dir))
+            if self.ema is not None:
+                self.ema.save_pretrained(Path(output_dir) / EMA_DIR)
         weights.clear()
 
-    def load(models, input_dir):
-        while models:
-            accelerator.unwrap_model(models.pop()).load_state_dict(
-                load_network(Path(input_dir), ema=False).state_dict()
-            )
-        if ema is not None and (Path(input_dir) / EMA_DIR).is_dir():
-            network = accelerator.unwrap_model(denoiser.network)
-            ema.load_state_dict(type(ema).from_pretrained(Path(input_dir) / EMA_DIR, type(network)).state_dict())
-            ema.to(accelerator.device)
+    def _load_network(self, models: list[Any], input_dir: str) -> None:
+        network = bare(self.learner.network)
+        network.load_state_dict(load_network(Path(input_dir), ema=False).state_dict())
+        models.clear()
+        if self.ema is None:
+            return
+        folder, state = Path(input_dir) / EMA_DIR, {}
+        if folder.is_dir():
+            state["optimization_step"] = read_config(folder, "--resume_from_checkpoint").get("optimization_step")
+            network = load_network(folder, ema=False)
+        else:
+            warn(f"{input_dir} has no running average; it starts from the weights")
+        state["shadow_params"] = averaged = [p.detach().clone() for p in network.parameters()]
+        if [p.shape for p in averaged] != [p.shape for p in self.ema.shadow_params]:
+            raise ModelError(f"{folder} is of another network")
+        self.ema.load_state_dict(state)
+        self.ema.to(self.accelerator.device)
 
-    accelerator.register_save_state_pre_hook(save)
-    accelerator.register_load_state_pre_hook(load)
+    def resume(self, name: str, num_steps: int) -> int:
+        """Go on from the checkpoint that `--resume_from_checkpoint` names; return its step, 0 if there is none yet.
 
-
-def save_checkpoint(accelerator: Accelerator, folder: Path, state: dict, total_limit: int | None) -> Path:
-    """Write `checkpoint-<state["step"]>` under a temporary name, rename it, then remove the oldest beyond the limit.
-
-    Every process calls it. The older checkpoints are untouched until the new one is complete and on the disk.
-
-    Raises:
-        OSError: the disk is full or the folder cannot be written; what was half-written is removed.
-    """
-    final = Path(folder) / f"checkpoint-{state['step']}"
-    temporary = Path(folder) / f".{final.name}.partial"
-    if accelerator.is_main_process:
-        for rest in (*Path(folder).glob(".checkpoint-*.partial"), *Path(folder).glob(".checkpoint-*.removed")):
-            shutil.rmtree(rest, ignore_errors=True)  # of a killed run
-    accelerator.wait_for_everyone()
-    try:
-        accelerator.save_state(str(temporary))
-        if accelerator.is_main_process:
-            state = {**state, "num_processes": accelerator.num_processes}
-            (temporary / STATE_FILE).write_text(json.dumps(state, indent=2) + "\n")
-    except BaseException as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if isinstance(error, SafetensorError | RuntimeError):  # how safetensors and torch.save report a full disk
-            raise OSError(errno.EIO, f"checkpoint not written ({one_line(error)})", str(temporary)) from error
-        raise
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        write_through(temporary)
-        remove(final)  # an earlier run's, when training starts afresh in the same folder
-        os.replace(temporary, final)
-        others = [p for p in list_checkpoints(folder) if p != final]
-        for old in others[: max(0, len(others) + 1 - total_limit)] if total_limit else []:
-            remove(old)
-    accelerator.wait_for_everyone()
-    return final
-
-
-def write_through(folder: Path) -> None:
-    """Have the system write a folder's files to the disk, so that a power cut after the rename finds them there."""
-    for path in sorted(folder.rglob("*"), reverse=True) + [folder]:
-        handle = os.open(path, os.O_RDONLY)
+        Raises:
+            ModelError: it is of another run, or cannot be read.
+        """
+        path = find_checkpoint(self.folder, name)
+        if path is None:
+            return 0
+        state = check_same_run(path, self.facts, self.accelerator.num_processes)
+        self._note_changes(path, state)
+        asked = [{name: v for name, v in group.items() if name != "params"} for group in self.optimizer.param_groups]
         try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+            self.accelerator.load_state(str(path))
+            check_optimizer(self.optimizer)
+        except (
+            Exception
+        ) as error:  # torch, pickle, safetensors and diffusers raise many kinds for files that do not fit
+            raise ModelError(f"{path} cannot be resumed ({one_line(error)}); name another checkpoint") from None
+        for group, own in zip(self.optimizer.param_groups, asked, strict=True):
+            group.update(own)  # the options, not what they once were
+        self.accelerator.step = 0  # micro-steps are counted from here
+        self.run = state.get("run")
+        self.accelerator.print(f"Resumed {path} at step {state['step']} of {num_steps}")
+        return state["step"]
+
+    def _note_changes(self, path: Path, state: Mapping[str, Any]) -> None:
+        """Say what is not as it was; the number of images per step first."""
+        now, processes = self.facts["images_per_step"], self.accelerator.num_processes
+        before = state.get("images_per_step", now)
+        if before != now:
+            warn(
+                f"{path} was trained by {state['num_processes']} processes with {before} images "
+                f"per step, now {processes} with {now}: training goes on, but in "
+                "another data order (some images of this epoch may be seen twice or not at all)"
+            )
+        options, former = plain(self.made_by.get("options", {})), state.get("options")
+        if isinstance(former, dict):
+            both = sorted(MATTERS & options.keys() & former.keys())
+            changed = [f"{n} {shortened(str(former[n]))} -> {options[n]}" for n in both if former[n] != options[n]]
+            if changed:
+                self.accelerator.print(f"note: {path} was trained with other settings: {', '.join(changed)}")
+
+    def check_names(self, step: int, num_steps: int, every: int) -> None:
+        """Raise UserError if a checkpoint to come would take the place of something that this program did not write."""
+        if not self.accelerator.is_main_process or step >= num_steps:
+            return
+        for place in self.folder.glob("checkpoint-*"):
+            number = step_of(place)
+            if number is None or not step < number <= num_steps or (number % every and number != num_steps):
+                continue
+            if place.is_symlink() or not (is_own(place) or (place.is_dir() and not any(place.iterdir()))):
+                raise UserError(
+                    f"{place} was not written by this program and would be replaced at step {number}; "
+                    "choose another --tracker_project_name or --output_dir"
+                )
+
+    def save(self, step: int) -> Path:
+        """Write `checkpoint-<step>` under a temporary name, rename it, then remove the oldest beyond the limit.
+
+        Every process calls it. The older checkpoints are untouched until the new one is complete and on the disk.
+
+        Raises:
+            OSError: the disk is full or the folder cannot be written; what was half-written is removed.
+        """
+        main = self.accelerator.is_main_process
+        final = self.folder / f"checkpoint-{step}"
+        token = [secrets.token_hex(16)]
+        broadcast_object_list(token)  # the main process's, for all
+        temporary = self.folder / f".{final.name}.{token[0]}.partial"
+        if main:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for rest in (*self.folder.glob(".checkpoint-*.partial"), *self.folder.glob(".checkpoint-*.removed")):
+                remove_tree(rest)  # of a killed run
+            temporary.mkdir()  # nobody's yet: fails where somebody guessed the name
+        self.accelerator.wait_for_everyone()
+        try:
+            self.accelerator.save_state(str(temporary))
+            if main:
+                replace_json(temporary / STATE_FILE, self._state(step))
+        except BaseException as error:
+            remove_tree(temporary)
+            of_loader = str(error).startswith("DataLoader worker")  # torch tells of their end wherever it comes
+            if isinstance(error, SafetensorError | RuntimeError) and not of_loader:  # how these report a full disk
+                raise OSError(errno.EIO, f"checkpoint not written ({one_line(error)})", str(temporary)) from error
+            raise
+        self.accelerator.wait_for_everyone()
+        if main:
+            for path in sorted(temporary.rglob("*"), reverse=True):
+                write_through(path)
+            write_through(temporary)
+            remove(final)  # an earlier run's, when training starts afresh in the same folder
+            os.replace(temporary, final)
+            self._rotate(final)
+        self.accelerator.wait_for_everyone()
+        return final
+
+    def _state(self, step: int) -> dict[str, Any]:
+        state = {"step": step, "run": self.run, **self.facts, "num_processes": self.accelerator.num_processes}
+        return plain({**state, **self.made_by})
+
+    def _rotate(self, newest: Path) -> None:
+        """Remove the oldest checkpoints of this run beyond the limit; those of others stay."""
+        if self.total_limit:
+            others = [p for p in list_checkpoints(self.folder) if p != newest and self._is_of_this_run(p)]
+            for old in others[: max(0, len(others) + 1 - self.total_limit)]:
+                remove(old)
+
+    def _is_of_this_run(self, checkpoint: Path) -> bool:
+        try:
+            state = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            return False
+        return isinstance(state, dict) and state.get("run") == self.run and state.get("step") == step_of(checkpoint)
 
 
-def remove(checkpoint: Path) -> None:
-    """Delete a checkpoint; killed on the way, it leaves a hidden folder, never a torn checkpoint."""
-    if checkpoint.exists():
-        hidden = checkpoint.with_name(f".{checkpoint.name}.removed")
-        os.replace(checkpoint, hidden)
-        shutil.rmtree(hidden)
-
-
-def load_checkpoint(accelerator: Accelerator, path: Path, facts: dict) -> int:
-    """Restore a checkpoint; return its step.
-
-    Raises:
-        ModelError: it is of another run than `facts` (architecture, dataset, batch, seed).
-    """
-    state = check_same_run(path, facts, accelerator.num_processes)
-    if state.get("images_per_step", facts["images_per_step"]) != facts["images_per_step"]:
-        warn(
-            f"{path} was trained by {state['num_processes']} processes with {state['images_per_step']} images "
-            f"per step, now {accelerator.num_processes} with {facts['images_per_step']}: training goes on, but in "
-            "another data order (some images of this epoch may be seen twice or not at all)"
-        )
-    accelerator.load_state(str(path))
-    return int(state["step"])
-
-
-def check_same_run(path: Path, facts: dict, num_processes: int) -> dict:
+def check_same_run(path: Path, facts: Mapping[str, Any], num_processes: int) -> dict[str, Any]:
     """What `training.json` of a checkpoint says. Another number of processes may make another number of images per step.
 
     Raises:
-        ModelError: it differs from `facts`; one line with what differs.
+        ModelError: it cannot be used, or differs from `facts`; one line with what differs.
     """
     state = read_config(path / STATE_FILE, "--resume_from_checkpoint")
-    for name, value in json.loads(json.dumps(facts)).items():  # as they were written: tuples are lists
+    for name in ("step", "images_per_step", "num_processes"):
+        value = state.get(name, 1 if name == "images_per_step" else None)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ModelError(f"{path / STATE_FILE}: {name} is {shortened(str(value))}; name another checkpoint")
+    for name, value in plain(facts).items():  # as they were written: tuples are lists
         old = state.get(name, value)
-        if name == "images_per_step" and state.get("num_processes", num_processes) != num_processes:
+        if name == "images_per_step" and state["num_processes"] != num_processes:
             continue
-        if isinstance(value, dict):
+        if isinstance(value, dict) and isinstance(old, dict):
             differing = [key for key in value if old.get(key, value[key]) != value[key]]
             name = f"{name}: {', '.join(differing)}"
             old, value = [old[key] for key in differing], [value[key] for key in differing]
         if old != value:
+            old, value = (shortened(str(side), 200) for side in (old, value))
             raise ModelError(f"{path} was trained with {name} = {old}, now {value}; use the same, or start afresh")
     return state
 
 
-def tidy_configs(folder: str | Path) -> None:
-    """Take out of the configs under a folder what says where the weights came from, and not what they are."""
-    for file in Path(folder).rglob("config.json"):
-        config = json.loads(file.read_text())
-        file.write_text(json.dumps({k: v for k, v in config.items() if k not in OF_THE_RUN}, indent=2) + "\n")
+def plain(value: Any) -> Any:
+    """A value as JSON has it: tuples as lists, and what JSON does not know as text."""
+    if isinstance(value, Mapping):
+        return {str(name): plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    known = value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value))
+    return value if known else str(value)
+
+
+def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
+    """Raise ModelError unless the optimizer's state fits its parameters, and is finite."""
+    held = [
+        (p, optimizer.state[p]) for group in optimizer.param_groups for p in group["params"] if p in optimizer.state
+    ]
+    if not held or not all("step" in state for _, state in held):
+        raise ModelError("the optimizer's state is missing")
+    for parameter, state in held:
+        for value in (v for name, v in state.items() if name in ("exp_avg", "exp_avg_sq")):  # 8-bit Adam has others
+            if not isinstance(value, torch.Tensor) or value.shape != parameter.shape or not value.isfinite().all():
+                raise ModelError("the optimizer's state does not fit the network, or is not finite")
+
+
+def remove(checkpoint: Path) -> None:
+    """Delete a checkpoint; killed on the way, it leaves a hidden folder, never a torn checkpoint."""
+    if checkpoint.is_symlink():
+        checkpoint.unlink()  # what it leads to is somebody else's
+    elif checkpoint.exists():
+        hidden = checkpoint.with_name(f".{checkpoint.name}.{secrets.token_hex(16)}.removed")
+        os.replace(checkpoint, hidden)
+        remove_tree(hidden)
+
+
+def remove_tree(folder: Path) -> None:
+    """Delete a temporary folder, as far as possible; a link of that name, not what it leads to."""
+    if folder.is_symlink() or folder.is_file():
+        folder.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)

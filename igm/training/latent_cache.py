@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from igm import warn
+from igm.files import replace_json
 from igm.models.codec import Codec, codec_fingerprint
 
 BLOCK = 64  # images encoded, checked and made again together
@@ -108,7 +109,7 @@ def missing_blocks(path: Path, index: dict) -> int:
         fits = False
     if not fits:
         warn(f"{path} is not a cache of this data and codec, or is damaged; making it again")
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         return total
     size = 2 * math.prod(index["shape"][1:]) * BLOCK  # bytes
     torn = [b for b in np.flatnonzero(checksums) if checksum(values[b * size : (b + 1) * size]) != checksums[b]]
@@ -135,7 +136,7 @@ def open_cache(path: Path, index: dict) -> None:
         path.mkdir(parents=True)
         reserve(path / VALUES_FILE, cache_bytes(index))
         reserve(path / CHECKSUM_FILE, 4 * block_count(index))
-        (path / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n")
+        replace_json(path / INDEX_FILE, index)
     except OSError as error:
         shutil.rmtree(path, ignore_errors=True)
         raise OSError(error.errno, error.strerror, str(path)) from None

@@ -1,7 +1,8 @@
 """Validation pictures during training: input, each concept's generation, the composed generation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,10 +12,17 @@ from igm.composition import predictor
 from igm.figures import save_image_grid
 from igm.models.denoiser import Denoiser
 from igm.models.sampling import CompositionPipeline
+from igm.training.learner import Learner
 
 
 def validation_pictures(
-    denoiser: Denoiser, items: list[dict], *, scheduler: str, batch_size: int, num_inference_steps: int, seed: int
+    denoiser: Denoiser,
+    items: Sequence[Mapping[str, Any]],
+    *,
+    scheduler: str,
+    batch_size: int,
+    num_inference_steps: int,
+    seed: int,
 ) -> list[list[torch.Tensor]]:
     """One row of pictures (3, R, R) per item: the input, its composed generation, and a generation from each concept alone.
 
@@ -44,17 +52,18 @@ def validation_pictures(
 
 
 def make_validator(
-    accelerator: Accelerator, denoiser: Denoiser, items: list[dict], output_dir: Path, **sampling
+    accelerator: Accelerator, learner: Learner, items: Sequence[Mapping[str, Any]], output_dir: Path, **sampling: Any
 ) -> Callable[[int], None]:
     """A function of the step that writes `<output_dir>/validation/step-<step>.png` and sends it to the trackers."""
 
     def validate(step: int) -> None:
         if accelerator.is_main_process:
-            network, denoiser.network = denoiser.network, accelerator.unwrap_model(denoiser.network)
-            denoiser.network.eval()
-            rows = validation_pictures(denoiser, items, **sampling)
-            denoiser.network.train()
-            denoiser.network = network
+            wrapped = learner.network
+            learner.use(accelerator.unwrap_model(wrapped))
+            learner.network.eval()
+            rows = learner.pictures(items, **sampling)
+            learner.network.train()
+            learner.use(wrapped)
             titles = ["input", "composed"] + [f"concept {k + 1}" for k in range(max(map(len, rows)) - 2)]
             path = Path(output_dir) / "validation" / f"step-{step:06d}.png"
             picture = np.asarray(save_image_grid(rows, path, column_titles=titles))

@@ -1,116 +1,215 @@
-"""From parsed options to a running training: what the training scripts share besides their datasets."""
+"""From settings to a running training: what the training scripts share besides their datasets."""
 
-import argparse
+import contextlib
 import dataclasses
 import hashlib
 import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import torch
 import transformers
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, set_seed
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    GradientAccumulationPlugin,
+    ProjectConfiguration,
+    set_seed,
+)
 
-from igm import warn
-from igm.cli.training import choose_tracker, train_settings
+from igm import UserError, warn
 from igm.devices import compiler_works, usable_precision
 from igm.dry_run import describe, memory_estimate, parts_of
 from igm.facts import Facts
+from igm.files import locked, replace_json
 from igm.models import ModelError
-from igm.models.attention import use_single_token_attention
-from igm.models.codec import DEFAULT_MODEL, load_codec
-from igm.models.denoiser import Denoiser, build_denoiser, check_resolution, load_network
 from igm.models.unet import cond_size as size_of_cond
-from igm.models.unet import one_line, read_config
-from igm.training.checkpoints import check_same_run, find_checkpoint
+from igm.models.unet import read_config
+from igm.provenance import provenance
+from igm.training.checkpoints import check_same_run, find_checkpoint, is_own, list_checkpoints, plain
+from igm.training.codecs import fitted_codec, is_unfitted
 from igm.training.latent_cache import CachedLatents, build_cache, cache_bytes, cache_index, cache_path
-from igm.training.loop import TrainSettings, train
+from igm.training.learner import Learner
+from igm.training.loop import train
 from igm.training.previews import make_validator
+from igm.training.settings import ModelSettings, ReportSettings, RunSettings, TrainSettings
+from igm.training.trackers import choose_tracker, start_trackers
+
+RUN_FILE = "run.json"  # in the run's folder: the options, the command and the versions of its last start
+PRECISIONS = ("no", "fp16", "bf16")
 
 
-def start_training(
-    options: argparse.Namespace, dataset, validation, *, facts: Facts, cond_size: int, build=None, loss=None
-) -> None:
-    """Build everything that the options ask for, and train.
+@dataclass(frozen=True)
+class Job:
+    """A training that was asked for.
+
+    Args:
+        learner: what is trained. options: everything that was asked for, by name, to be kept beside the results.
+    """
+
+    learner: type[Learner]
+    model: ModelSettings
+    training: TrainSettings
+    report: ReportSettings
+    run: RunSettings
+    options: Mapping[str, Any]
+
+    @property
+    def run_dir(self) -> Path:
+        """Where checkpoints, cache, pictures and logs go."""
+        return Path(self.run.output_dir) / self.run.tracker_project_name
+
+
+def start_training(job: Job, dataset: Any, validation: Any, facts: Facts) -> None:
+    """Build everything that the settings ask for, and train.
 
     Args:
         dataset, validation: training items, and those whose pictures are drawn.
         facts: of the training data, stored with every checkpoint.
-        cond_size: D of the dataset's conditions.
-        build: makes the model, called as `make_denoiser`, the default. loss: as in `igm.training.train`.
 
     Raises:
-        ModelError, DataError, TrainingError: a mistake of the user's, in one line.
+        UserError, ModelError, DataError, TrainingError: a mistake of the user's, in one line.
+        KeyboardInterrupt: stopped; its notes say how to go on.
     """
-    given = read_config(options.unet_config, "--unet_config")
-    if size_of_cond(given) != cond_size:
+    config = read_config(job.model.unet_config, "--unet_config")
+    size = dataset.annotation(0)["conds"].shape[-1]
+    if size_of_cond(config) != size:
         raise ModelError(
-            f"--unet_config {options.unet_config} is for other conditions; this dataset's have size {cond_size}"
+            f"--unet_config {job.model.unet_config} is for other conditions; this dataset's have size {size}"
         )
     diffusers.utils.logging.set_verbosity_error()
     transformers.utils.logging.set_verbosity_error()
-    run_dir = Path(options.output_dir) / options.tracker_project_name
-    accelerator = make_accelerator(options, run_dir)
+    facts = dataclasses.replace(facts, learner=job.learner.name, resolution=dataset.resolution)
+    accelerator, job = make_accelerator(job)
     accelerator.print(f"{len(dataset):,} training images, {dataset.num_skipped} unreadable ones left out")
-    settings = train_settings(options, len(dataset), accelerator.num_processes)
+    training = job.training.resolved(len(dataset), accelerator.num_processes)
     same_run = {"task": facts.task, "learner": facts.learner, "dataset": data_identity(dataset)}
-    check_resume(options, run_dir, {**same_run, "unet_config": given}, accelerator.num_processes)
-    set_seed(options.seed)  # the network's first weights; every process draws the same
-    denoiser = (build or make_denoiser)(options, accelerator, facts)
-    if options.dry_run:
-        if accelerator.is_main_process:
-            describe_training(options, settings, dataset, validation, denoiser, run_dir)
-        return
-    settings.compile = settings.compile and compiler_works(accelerator.device)
-    if not options.no_latent_cache:
-        denoiser.codec.to(accelerator.device)
-        path = build_cache(
-            dataset,
-            denoiser.codec,
-            run_dir / "cache",
-            device=accelerator.device,
-            num_workers=options.dataloader_num_workers,
+    with writing(accelerator, job), way_on(job):
+        job = dataclasses.replace(
+            job, training=check_resume(job, training, {**same_run, "unet_config": config}, accelerator)
         )
+        name = job.model.pretrained_model_name
+        if (
+            name
+            and is_unfitted(name)
+            and not job.run.dry_run
+            and "pretrained_model_name" not in job.learner.idle_options
+        ):
+            codec = str(fitted_codec(name, dataset, job.run_dir / "codec", accelerator))
+            job = dataclasses.replace(job, model=dataclasses.replace(job.model, pretrained_model_name=codec))
+        set_seed(job.training.seed)  # the network's first weights; every process draws the same
+        learner = job.learner.build(job.model, job.training, facts)
+        if job.run.dry_run:
+            if accelerator.is_main_process:
+                describe_training(job, dataset, validation, learner)
+            return
+        run_training(accelerator, job, learner, dataset, validation, {**same_run, **learner.identity()})
+
+
+def run_training(
+    accelerator: Accelerator, job: Job, learner: Learner, dataset: Any, validation: Any, same_run: Mapping[str, Any]
+) -> None:
+    """Train a learner with its cache, trackers and pictures; this process, or its main one, writes the run's folder."""
+    training, run_dir = job.training, job.run_dir
+    if training.compile and not compiler_works(accelerator.device):
+        training = dataclasses.replace(training, compile=False)
+    if caches(training, dataset, learner):
+        learner.codec.to(accelerator.device)
+        workers = training.dataloader_num_workers
+        path = build_cache(dataset, learner.codec, run_dir / "cache", device=accelerator.device, num_workers=workers)
         dataset = CachedLatents(dataset, path)
+    elif accelerator.device.type == "cuda" and learner.codec is not None:  # what is kept is encoded in float32
+        precisions = {"fp16": torch.float16, "bf16": torch.bfloat16}
+        learner.codec.to(precisions.get(accelerator.mixed_precision, torch.float32))
     if accelerator.is_main_process:
         run_dir.mkdir(parents=True, exist_ok=True)
-        start_trackers(accelerator, options, settings)
+        made_by = provenance(accelerator.device, accelerator.num_processes).to_json()
+        replace_json(run_dir / RUN_FILE, plain({"options": job.options, **made_by}))
+        start_trackers(accelerator, job.report.report_to, job.run.tracker_project_name, job.options)
     validate = None
-    if options.num_validation_images:
-        items = [validation[i] for i in range(min(options.num_validation_images, len(validation)))]
+    if learner.draws and job.report.num_validation_images:
+        items = [validation[i] for i in range(min(job.report.num_validation_images, len(validation)))]
+        sampling = {"scheduler": job.report.validation_scheduler, "batch_size": job.report.val_batch_size}
         validate = make_validator(
-            accelerator,
-            denoiser,
-            items,
-            run_dir,
-            scheduler=options.validation_scheduler,
-            batch_size=options.val_batch_size,
-            num_inference_steps=50,
-            seed=options.seed,
+            accelerator, learner, items, run_dir, num_inference_steps=50, seed=training.seed, **sampling
         )
-    same_run["unet_config"] = {k: v for k, v in sorted(denoiser.network.config.items()) if not k.startswith("_")}
-    train(accelerator, denoiser, dataset, run_dir, settings, same_run=same_run, validate=validate, loss=loss)
+    train(accelerator, learner, dataset, run_dir, training, same_run=same_run, options=job.options, validate=validate)
     accelerator.end_training()
 
 
-def make_accelerator(options: argparse.Namespace, run_dir: Path) -> Accelerator:
-    """The processes of this run, their device and precision, and the trackers."""
+def caches(training: TrainSettings, dataset: Any, learner: Learner) -> bool:
+    """Whether latents are kept on disk: not where there is no codec, and not where every epoch has other pixels."""
+    return not training.no_latent_cache and learner.codec is not None and not hasattr(dataset, "varied")
+
+
+def make_accelerator(job: Job) -> tuple[Accelerator, Job]:
+    """The processes of this run, their device, precision and trackers; and the job with what accelerate's files say.
+
+    Raises:
+        UserError: accelerate is configured for what this loop does not do.
+    """
     on_cpu = not torch.accelerator.is_available()
     if on_cpu and "RANK" in os.environ and os.environ.get("ACCELERATE_USE_CPU", "").lower() != "true":
         warn(f"no GPU is usable here; {os.environ['WORLD_SIZE']} processes train on the CPU")
+    for kind in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
+        if os.environ.get(f"ACCELERATE_USE_{kind}", "").lower() == "true":
+            raise UserError(f"accelerate is configured for {kind}; this trains data parallel: choose MULTI_GPU there")
+    precision = job.run.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+    if precision not in PRECISIONS:
+        raise UserError(f"accelerate's mixed_precision {precision} is none of {', '.join(PRECISIONS)}; choose one")
+    steps = job.training.gradient_accumulation_steps or os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
+    accumulation = int(steps) if str(steps).isdecimal() and int(steps) else 1
     ddp = DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=False)  # no copy; none to send
-    return Accelerator(
+    torch.backends.cuda.matmul.allow_tf32 = job.run.allow_tf32
+    accelerator = Accelerator(
         cpu=on_cpu,  # several processes without a GPU then find each other too
-        mixed_precision=usable_precision(options.mixed_precision),
-        gradient_accumulation_steps=options.gradient_accumulation_steps,
-        log_with=None if options.dry_run else choose_tracker(options.report_to),
-        project_config=ProjectConfiguration(str(run_dir), logging_dir=str(run_dir / options.logging_dir)),
+        mixed_precision=usable_precision(precision),
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=accumulation),
+        log_with=None if job.run.dry_run else choose_tracker(job.report.report_to),
+        project_config=ProjectConfiguration(str(job.run_dir), logging_dir=str(job.run_dir / job.report.logging_dir)),
         kwargs_handlers=[ddp],
     )
+    training = dataclasses.replace(job.training, gradient_accumulation_steps=accumulation)
+    found = {"mixed_precision": accelerator.mixed_precision, "gradient_accumulation_steps": accumulation}
+    return accelerator, dataclasses.replace(job, training=training, options={**job.options, **found})
 
 
-def data_identity(dataset) -> str:
+@contextlib.contextmanager
+def writing(accelerator: Accelerator, job: Job) -> Iterator[None]:
+    """Be the only run that writes the run's folder; a dry run writes none.
+
+    Raises:
+        UserError: another one does.
+    """
+    if not accelerator.is_main_process or job.run.dry_run:
+        yield
+        return
+    new = not job.run_dir.exists()
+    try:
+        with locked(job.run_dir):
+            yield
+    finally:
+        if new:
+            with contextlib.suppress(OSError):  # something is in it
+                job.run_dir.rmdir()
+
+
+@contextlib.contextmanager
+def way_on(job: Job) -> Iterator[None]:
+    """Note on an interruption what is kept, and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        own = [path for path in list_checkpoints(job.run_dir) if is_own(path)]
+        kept = f"{own[-1]} is kept; " if own else "there is no checkpoint yet; "
+        stop.add_note(kept + "the same command with --resume_from_checkpoint latest goes on")
+        raise
+
+
+def data_identity(dataset: Any) -> str:
     """A short name for a dataset's size, ids and concepts (of up to 256 items), wherever its files lie."""
     digest = hashlib.sha256(str(len(dataset)).encode())
     for i in torch.linspace(0, len(dataset) - 1, min(len(dataset), 256)).long().tolist():
@@ -119,96 +218,50 @@ def data_identity(dataset) -> str:
     return digest.hexdigest()[:16]
 
 
-def check_resume(options: argparse.Namespace, run_dir: Path, facts: dict, num_processes: int) -> None:
+def check_resume(
+    job: Job, training: TrainSettings, facts: Mapping[str, Any], accelerator: Accelerator
+) -> TrainSettings:
     """Find out before anything is loaded whether --resume_from_checkpoint names a checkpoint of this run.
 
+    Returns:
+        the settings, with the path of the checkpoint to go on from, or None.
+
     Raises:
-        ModelError: it does not exist, or is of another architecture or dataset.
+        ModelError: it does not exist, cannot be resumed, or is of another architecture or dataset.
     """
-    if options.resume_from_checkpoint:
-        checkpoint = find_checkpoint(run_dir, options.resume_from_checkpoint)
-        plain = {k: v for k, v in facts["unet_config"].items() if not k.startswith("_") and k != "sample_size"}
-        if checkpoint:
-            check_same_run(checkpoint, {**facts, "unet_config": plain}, num_processes)
+    name = training.resume_from_checkpoint
+    if name is None:
+        own = [path for path in list_checkpoints(job.run_dir) if is_own(path)]
+        if own and not job.run.dry_run:
+            warn(
+                f"{job.run_dir} holds checkpoints of an earlier training, up to {own[-1].name}; this one starts at step 0 "
+                "(--resume_from_checkpoint latest goes on, another --tracker_project_name keeps them apart)"
+            )
+        return training
+    checkpoint = find_checkpoint(job.run_dir, name)
+    if checkpoint is not None:
+        shape = {k: v for k, v in facts["unet_config"].items() if not k.startswith("_") and k != "sample_size"}
+        check_same_run(checkpoint, {**facts, "unet_config": shape}, accelerator.num_processes)
+    return dataclasses.replace(training, resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
 
-def describe_training(
-    options: argparse.Namespace, settings: TrainSettings, dataset, validation, denoiser: Denoiser, run_dir: Path
-) -> None:
+def describe_training(job: Job, dataset: Any, validation: Any, learner: Learner) -> None:
     """What --dry_run prints of a training."""
-    concepts = dataset.annotation(0)["mask"].numel()
+    training = job.training
     memory = memory_estimate(
-        denoiser,
-        settings.train_batch_size * concepts,
-        settings.train_batch_size,
-        usable_precision(options.mixed_precision),
-        gradient_checkpointing=options.gradient_checkpointing,
-        state_bytes=settings.state_bytes,
+        learner,
+        training.train_batch_size * dataset.annotation(0)["mask"].numel(),
+        training.train_batch_size,
+        job.options["mixed_precision"],
+        gradient_checkpointing=job.model.gradient_checkpointing,
+        state_bytes=training.state_bytes,
     )
     more = []
-    if not options.no_latent_cache:
-        path = cache_path(run_dir / "cache", dataset, denoiser.codec)
-        size = cache_bytes(cache_index(path, dataset, denoiser.codec)) / 1e6
+    if caches(training, dataset, learner):
+        path = cache_path(job.run_dir / "cache", dataset, learner.codec)
+        size = cache_bytes(cache_index(path, dataset, learner.codec)) / 1e6
         more.append(f"Latents cache: {size:,.1f} MB in {path}, {'there' if path.exists() else 'not built yet'}")
     counts = {"training": len(dataset)}
-    if options.num_validation_images:
-        counts["validation"] = min(options.num_validation_images, len(validation))
-    describe({**vars(options), **dataclasses.asdict(settings)}, counts, parts_of(denoiser), memory, more)
-
-
-def make_denoiser(options: argparse.Namespace, accelerator: Accelerator, facts: Facts) -> Denoiser:
-    """A Denoiser with fresh weights: trainable network in float32, frozen codec."""
-    codec_name = options.pretrained_model_name or DEFAULT_MODEL
-    codec = load_codec(codec_name, local_files_only=options.local_files_only).eval().requires_grad_(False)
-    if Path(codec_name).is_dir():
-        codec_name = Path(codec_name).resolve()  # the checkpoint is then of use from every folder
-    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision, torch.float32)
-    if accelerator.device.type == "cuda" and options.no_latent_cache:  # what is kept is encoded in float32
-        codec.to(dtype)
-    torch.backends.cuda.matmul.allow_tf32 = options.allow_tf32
-    facts = dataclasses.replace(facts, codec=str(codec_name), resolution=options.resolution)
-    denoiser = build_denoiser(options.unet_config, options.scheduler_config, codec, facts)
-    check_resolution(denoiser.network.config, codec, options.resolution)
-    if options.initialize_from:
-        copy_weights(load_network(Path(options.initialize_from)), denoiser.network, options.initialize_from)
-    if denoiser.resolution != options.resolution:  # a convolutional network takes any; its checkpoints should say which
-        denoiser.network.register_to_config(sample_size=options.resolution // codec.downsampling)
-    if options.gradient_checkpointing:
-        denoiser.network.enable_gradient_checkpointing()
-    if options.enable_xformers_memory_efficient_attention:
-        use_xformers(denoiser.network)
-    return denoiser
-
-
-def copy_weights(source: torch.nn.Module, target: torch.nn.Module, name: str) -> None:
-    """Copy a checkpoint's weights into a network of the same architecture.
-
-    Raises:
-        ModelError: the architectures differ.
-    """
-    try:
-        target.load_state_dict(source.state_dict())
-    except RuntimeError:
-        raise ModelError(f"--initialize_from {name} has another architecture than --unet_config; use its own") from None
-
-
-def use_xformers(network: torch.nn.Module) -> None:
-    """Use xformers' attention where it can run; say once why not, and go on with PyTorch's."""
-    try:
-        network.enable_xformers_memory_efficient_attention()
-    except Exception as error:  # not installed, no CUDA, or built for another version of either
-        cause = "is not installed" if isinstance(error, ImportError) else f"is not usable here ({one_line(error)})"
-        warn(f"xformers {cause}; install it with CUDA: pip install '.[xformers]'; using PyTorch's attention")
-    use_single_token_attention(network)
-
-
-def start_trackers(accelerator: Accelerator, options: argparse.Namespace, settings: TrainSettings) -> None:
-    """Start the trackers; one that fails is dropped with a message, and training goes on."""
-    config = {k: v for k, v in dataclasses.asdict(settings).items() if isinstance(v, int | float | str | bool)}
-    try:
-        # wandb reads WANDB_MODE once, when it is asked for a login: the mode is passed on as well
-        wandb = {"dir": str(Path(accelerator.project_dir)), "mode": os.environ.get("WANDB_MODE")}
-        accelerator.init_trackers(options.tracker_project_name, config=config, init_kwargs={"wandb": wandb})
-    except Exception as error:  # trackers raise whatever their services do
-        warn(f"--report_to {options.report_to} could not start ({error}); training goes on without it")
-        accelerator.trackers = []
+    if learner.draws and job.report.num_validation_images:
+        counts["validation"] = min(job.report.num_validation_images, len(validation))
+    describe({**job.options, **dataclasses.asdict(training)}, counts, parts_of(learner), memory, more)

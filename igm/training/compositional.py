@@ -1,0 +1,169 @@
+"""The method's own learner: E || y - f_w(x_t, t) ||^2, where f_w = sum_k w_k f(x_t, t | c_k), over the network."""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import nn
+from torch.utils.data import default_collate
+
+from igm import warn
+from igm.composition import pack
+from igm.facts import Facts
+from igm.models import ModelError
+from igm.models.attention import idle_parameters, use_single_token_attention
+from igm.models.codec import DEFAULT_MODEL, Codec, codec_fingerprint, load_codec
+from igm.models.denoiser import Denoiser, build_denoiser, check_resolution, load_network
+from igm.models.unet import one_line
+from igm.objective import Noise, composed_error, snr_weights
+from igm.training.batches import StepNoise, pad_pairs
+from igm.training.codecs import is_unfitted, unfitted_codec
+from igm.training.learner import Batch, Item, Learner
+from igm.training.previews import validation_pictures
+from igm.training.settings import ModelSettings, TrainSettings
+
+IMAGES = ("posterior_mean", "posterior_std", "pixel_values")  # what an item may hold of its image
+
+
+class CompositionalLearner(Learner):
+    """Trains a denoiser whose predictions for single concepts, composed, denoise the image.
+
+    How predictions compose is the denoiser's own: a network that composes otherwise than by the mean says so there.
+
+    Args:
+        denoiser: network, schedule, codec and facts. snr_gamma: of min-SNR weights, None for equal weights.
+    """
+
+    name = "compositional"
+    draws = True
+
+    def __init__(self, denoiser: Denoiser, snr_gamma: float | None = None):
+        super().__init__(denoiser.network, denoiser.facts)
+        self.denoiser, self.snr_gamma = denoiser, snr_gamma
+
+    @classmethod
+    def build(cls, model: ModelSettings, training: TrainSettings, facts: Facts) -> Self:
+        """A trainable network in float32 with a frozen codec."""
+        return cls(fresh_denoiser(model, facts), training.snr_gamma)
+
+    @staticmethod
+    def collate(items: Sequence[Item], static_shapes: bool = False) -> Batch:
+        """Images as the items hold them (B, ...); `conds` (P, ...), `weights` (P,) and `index` (P,) of `pack`."""
+        both = default_collate([{n: item[n] for n in ("conds", "mask", *IMAGES) if n in item} for item in items])
+        conds, weights, index = pack(both["conds"], both["mask"])
+        if static_shapes:
+            conds, weights, index = pad_pairs(conds, weights, index, both["mask"].numel())
+        return {"conds": conds, "weights": weights, "index": index, **{n: both[n] for n in IMAGES if n in both}}
+
+    def loss(self, batch: Batch) -> torch.Tensor:
+        """Mean denoising error of the composition."""
+        if "posterior_mean" in batch:
+            mean, std = batch["posterior_mean"], batch["posterior_std"]  # (B, C, H, W) each
+        else:
+            with torch.no_grad():
+                mean, std = self.denoiser.encode(batch["pixel_values"])
+        x_0 = mean + std * batch["posterior_eps"]  # (B, C, H, W)
+        noise = Noise(batch["t"], batch["eps"])
+        error = composed_error(self.denoiser, x_0, noise, batch["conds"], batch["weights"], batch["index"])  # (B,)
+        if self.snr_gamma is not None:
+            kind = self.denoiser.scheduler.config.prediction_type
+            error = error * snr_weights(self.denoiser.alphas_cumprod, noise.t, self.snr_gamma, kind)
+        return error.mean()
+
+    def identity(self) -> dict[str, Any]:
+        """Also the schedule, and the codec's weights."""
+        schedule = {k: v for k, v in sorted(self.denoiser.scheduler.config.items()) if not k.startswith("_")}
+        codec = codec_fingerprint(self.codec) if self.codec is not None else None
+        return {**super().identity(), "schedule": schedule, "codec": codec}
+
+    def trial_pass(self, network: nn.Module, rows: int, images: int) -> torch.Tensor:
+        """As that of the denoiser."""
+        return self.denoiser.trial_pass(network, rows, images)
+
+    @property
+    def codec(self) -> Codec | None:
+        """The denoiser's."""
+        return self.denoiser.codec
+
+    def noise(self, item: Item, training: TrainSettings) -> StepNoise:
+        """Timesteps and noise of the latents' shape: of those that the item holds, or that the codec will give."""
+        if "posterior_mean" in item:
+            shape = tuple(item["posterior_mean"].shape)
+        else:
+            size = item["pixel_values"].shape[-1] // self.denoiser.codec.downsampling
+            shape = (self.denoiser.latent_shape[0], size, size)
+        density = training.t_logit_normal
+        return StepNoise(shape, self.denoiser.num_timesteps, with_offset=training.offset_noise, logit_normal=density)
+
+    def idle_parameters(self, item: Item) -> Iterable[nn.Parameter]:
+        """Queries and keys of attention to one token; text has several (L, D), and its queries and keys are trained."""
+        return idle_parameters(self.network) if item["conds"].ndim == 2 else ()
+
+    def use(self, network: nn.Module) -> None:
+        """Also in the denoiser."""
+        self.network = self.denoiser.network = network
+
+    def to(self, device: torch.device) -> None:
+        """Network, schedule and codec."""
+        self.denoiser.to(device)
+
+    def save(self, folder: Path) -> None:
+        """Network, schedule and facts."""
+        super().save(folder)
+        self.denoiser.scheduler.save_pretrained(folder / "scheduler")
+
+    def pictures(self, items: Sequence[Item], **sampling: Any) -> list[list[torch.Tensor]]:
+        """The input, its composed generation, and a generation from each concept alone."""
+        return validation_pictures(self.denoiser, items, **sampling)
+
+
+def fresh_denoiser(model: ModelSettings, facts: Facts) -> Denoiser:
+    """A Denoiser whose network has fresh weights, or those of `model.initialize_from`; `facts` say the resolution.
+
+    Raises:
+        ModelError: a config or the codec is missing, or they do not fit each other.
+    """
+    codec_name: str | Path = model.pretrained_model_name or DEFAULT_MODEL
+    if is_unfitted(codec_name):  # of a dry run; `igm.training.start` has fitted it otherwise
+        codec: Codec = unfitted_codec(codec_name)
+    else:
+        codec = load_codec(codec_name, local_files_only=model.local_files_only, revision=model.revision)
+    codec.eval().requires_grad_(False)
+    if Path(codec_name).is_dir():
+        codec_name = Path(codec_name).resolve()  # the checkpoint is then of use from every folder
+    facts = dataclasses.replace(facts, codec=str(codec_name))
+    denoiser = build_denoiser(model.unet_config, model.scheduler_config, codec, facts)
+    check_resolution(denoiser.network.config, codec, facts.resolution)
+    if model.initialize_from:
+        copy_weights(load_network(Path(model.initialize_from)), denoiser.network, model.initialize_from)
+    if denoiser.resolution != facts.resolution:  # a convolutional network takes any; its checkpoints should say which
+        denoiser.network.register_to_config(sample_size=facts.resolution // codec.downsampling)
+    if model.gradient_checkpointing:
+        denoiser.network.enable_gradient_checkpointing()
+    if model.enable_xformers_memory_efficient_attention:
+        use_xformers(denoiser.network)
+    return denoiser
+
+
+def copy_weights(source: nn.Module, target: nn.Module, name: str) -> None:
+    """Copy a checkpoint's weights into a network of the same architecture.
+
+    Raises:
+        ModelError: the architectures differ.
+    """
+    try:
+        target.load_state_dict(source.state_dict())
+    except RuntimeError:
+        raise ModelError(f"--initialize_from {name} has another architecture than --unet_config; use its own") from None
+
+
+def use_xformers(network: Any) -> None:
+    """Use xformers' attention where it can run; say once why not, and go on with PyTorch's."""
+    try:
+        network.enable_xformers_memory_efficient_attention()
+    except Exception as error:  # not installed, no CUDA, or built for another version of either
+        cause = "is not installed" if isinstance(error, ImportError) else f"is not usable here ({one_line(error)})"
+        warn(f"xformers {cause}; install it with CUDA: pip install '.[xformers]'; using PyTorch's attention")
+    use_single_token_attention(network)
