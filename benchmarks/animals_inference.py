@@ -18,8 +18,8 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 
 from benchmarks.measure import peak_memory, synchronize
-from igm.cli.groups import new_parser
 from igm.cli.launch import run
+from igm.cli.options import Parser
 from igm.devices import best_device
 from igm.inference.discrete import Subsets, infer_discrete
 from igm.inference.method import encode_images
@@ -86,7 +86,7 @@ def timed(function: Callable, device: torch.device) -> float:
 
 
 def main() -> None:
-    parser = new_parser(__doc__.splitlines()[0])
+    parser = Parser(__doc__)
     parser.add_argument("--resolution", type=positive, default=512, help="side of the image")
     parser.add_argument("--num_draws", type=positive, default=5, help="timed draws of each loop")
     parser.add_argument("--adaptive_draws", type=positive, default=100, help="draws that adaptive stopping needs")

@@ -13,8 +13,8 @@ from diffusers import DDPMScheduler
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measure import peak_memory, synchronize, use_plain_attention
-from igm.cli.groups import new_parser
 from igm.cli.launch import run
+from igm.cli.options import Parser
 from igm.devices import best_device
 from igm.error_matrix import ErrorMatrix
 from igm.inference.draws import draw_for_images, image_generators
@@ -66,7 +66,7 @@ def forward_cost(denoiser: Denoiser, rows: int) -> tuple[float, float]:
 
 
 def main() -> None:
-    parser = new_parser(__doc__.splitlines()[0])
+    parser = Parser(__doc__)
     parser.add_argument("--rounds", type=positive, default=3, help="times both attentions are timed, in turn")
     parser.add_argument("--num_candidates", type=positive, default=256, help="of the grid")
     parser.add_argument("--num_draws", type=positive, default=32, help="noise draws")

@@ -23,8 +23,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measure import peak_memory, synchronize
-from igm.cli.groups import new_parser
 from igm.cli.launch import run
+from igm.cli.options import Parser
 from igm.data import DataError
 from igm.data.clevr import Clevr
 from igm.devices import best_device
@@ -227,7 +227,7 @@ def growth(options: argparse.Namespace) -> list[tuple[str, int, float, float]]:
 
 
 def main() -> None:
-    parser = new_parser(__doc__.splitlines()[0])
+    parser = Parser(__doc__)
     parser.add_argument("--dataset_root", required=True, help="folder of CLEVR_v1.0 (its val split is used)")
     parser.add_argument("--checkpoint", default=str(PRETRAINED / "clevr-mini"))
     parser.add_argument("--object_counts", type=int_range, nargs="+", default=[(3, 5), (6, 8)], help="one group each")

@@ -9,8 +9,8 @@ import time
 import torch
 from torch.utils.data import DataLoader
 
-from igm.cli.groups import new_parser
 from igm.cli.launch import run
+from igm.cli.options import Parser
 from igm.data import DataError
 from igm.data.celeba import CelebA
 from igm.data.samples import sample_faces
@@ -31,7 +31,7 @@ def images_per_second(dataset: CelebA, num_workers: int) -> float:
 
 
 def main() -> None:
-    parser = new_parser(__doc__.splitlines()[0])
+    parser = Parser(__doc__)
     parser.add_argument("--dataset_root", help="folder of CelebA; without it, drawn faces")
     parser.add_argument("--resolution", type=positive, default=128, help="side of the square")
     parser.add_argument("--num_images", type=positive, default=5000, help="faces read")

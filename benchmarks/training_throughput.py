@@ -29,8 +29,8 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measure import use_plain_attention
-from igm.cli.groups import new_parser
 from igm.cli.launch import run
+from igm.cli.options import Parser
 from igm.data.images import decode_image, image_to_tensor
 from igm.devices import compiler_works, usable_precision
 from igm.models.codec import Codec, KLCodec
@@ -272,7 +272,7 @@ def benchmark(name: str, task: Task, options: argparse.Namespace, folder: Path, 
 
 
 def main() -> None:
-    parser = new_parser(__doc__.splitlines()[0])
+    parser = Parser(__doc__)
     parser.add_argument("--tasks", nargs="+", choices=tuple(TASKS), default=list(TASKS), help="which configs")
     parser.add_argument("--batch_size", type=positive, default=16, help="images per step")
     parser.add_argument("--num_steps", type=positive, default=3, help="steps of each method, after one to warm up")

@@ -98,21 +98,7 @@ class PatchPCA(ModelMixin, ConfigMixin):
         return float(variances[:c].sum() / variances.sum())
 
 
-class Pixels(nn.Module):
-    """The image itself: for networks that work on pixels."""
-
-    latent_channels, downsampling = 3, 1
-
-    def posterior(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The images (B, 3, R, R), and zeros of that shape."""
-        return images, torch.zeros_like(images)
-
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """The latents."""
-        return latents
-
-
-Codec = KLCodec | PatchPCA | Pixels
+Codec = KLCodec | PatchPCA
 
 
 def load_codec(name: str | Path, *, local_files_only: bool = False, revision: str | None = None) -> Codec:

@@ -302,7 +302,14 @@ class Dying(Latents):
 
 def test_killed_loader_process(make_denoiser, tmp_path):
     with pytest.raises(TrainingError, match="--dataloader_num_workers"):
-        run(make_denoiser, tmp_path, dataset=Dying(), dataloader_num_workers=1, checkpointing_steps=1, max_train_steps=20)
+        run(
+            make_denoiser,
+            tmp_path,
+            dataset=Dying(),
+            dataloader_num_workers=1,
+            checkpointing_steps=1,
+            max_train_steps=20,
+        )
     assert find_latest(tmp_path) is not None and not list(tmp_path.glob(".*"))
 
 

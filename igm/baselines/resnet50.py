@@ -1,6 +1,5 @@
 """A ResNet-50 that reads the attributes off a face: the discriminative baseline of the CelebA experiment."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +14,12 @@ from torch.utils.data import default_collate
 from transformers import ResNetConfig, ResNetModel
 
 from igm.encoding import all_concepts
-from igm.facts import FACTS_FILE, Facts
+from igm.facts import Facts
 from igm.inference.method import Method, autocast, register
 from igm.inference.settings import InferenceSettings
 from igm.inference.types import Inferred
 from igm.models import ModelError
-from igm.models.codec import Pixels
-from igm.models.denoiser import NETWORK_DIR, fetch_folder, load_network
+from igm.models.denoiser import fetch_folder, load_network
 from igm.models.unet import NETWORKS, build_network, read_config
 from igm.resources import CONFIGS
 from igm.settings import Settings, setting
@@ -62,27 +60,22 @@ NETWORKS["AttributeResNet"] = AttributeResNet
 
 
 class Classifier(nn.Module):
-    """What training and evaluation ask of a model, around a network that needs no noise: its latents are the pixels.
+    """A trained `AttributeResNet` with what is known of it.
 
     Args:
-        network: an AttributeResNet, possibly wrapped (DDP). facts: of the training data.
+        network: possibly wrapped (DDP). facts: of the training data.
     """
 
-    scheduler, num_timesteps = None, 1
+    codec = None  # it reads pixels
 
     def __init__(self, network: nn.Module, facts: Facts | None = None):
         super().__init__()
-        self.network, self.codec, self.facts = network, Pixels(), facts or Facts()
+        self.network, self.facts = network, facts or Facts()
 
     @property
     def device(self) -> torch.device:
         """Where it computes."""
         return next(self.network.parameters()).device
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """(3, R, R): it works on pixels."""
-        return 3, self.resolution, self.resolution
 
     @property
     def cond_size(self) -> int:
@@ -94,22 +87,13 @@ class Classifier(nn.Module):
         """Side in pixels of the images that the network was trained on."""
         return self.network.config.sample_size
 
-    def encode(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """As `Denoiser.encode`: the images themselves."""
-        return self.codec.posterior(images)
-
     def trial_pass(self, network: nn.Module, rows: int, images: int) -> torch.Tensor:
         """As `Denoiser.trial_pass`; a face is one row, so that `rows` say nothing."""
-        return network(torch.empty(images, *self.latent_shape))
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write network and facts so that `from_pretrained` needs nothing else."""
-        self.network.save_pretrained(Path(folder) / NETWORK_DIR)
-        (Path(folder) / FACTS_FILE).write_text(json.dumps(self.facts.to_json(), indent=2) + "\n")
+        return network(torch.empty(images, 3, self.resolution, self.resolution))
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, *, local_files_only: bool = False, **unused) -> "Classifier":
-        """Load a training checkpoint; takes, and needs no, options of `Denoiser.from_pretrained`.
+    def from_pretrained(cls, folder: str | Path, *, local_files_only: bool = False) -> "Classifier":
+        """Load a training checkpoint.
 
         Raises:
             ModelError: no weights there, or of another network.
