@@ -29,8 +29,6 @@ Model = TypeVar("Model", bound=nn.Module)
 STEM = "diffusion_pytorch_model"  # of diffusers' files; transformers' is "model"
 MOST_TENSORS = 20_000  # of any network
 BYTES_PER_WEIGHT = 4
-FLOATS = ("F64", "F32", "F16", "BF16")
-COUNTERS = ("num_batches_tracked", "position_ids")  # whole numbers that belong to a network, and decide nothing
 OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # of attention, before 2023
 OLD_NAME = re.compile(rf"(\.attentions\.\d+\.)({'|'.join(OLD_NAMES)})(\.(?:weight|bias))$")
 
@@ -53,9 +51,10 @@ def load_model(model_class: type[Model], folder: Path, what: str, config: dict) 
     files = find_weights(folder, what)
     shapes = read_shapes(files, what)
     model = build(model_class, config, origin, 2 * len(shapes) + 100)  # some more, to say which is missing
-    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    own = model.state_dict()
+    wanted = {name: tuple(tensor.shape) for name, tensor in own.items()}
     check_names(wanted, {renamed(name): shape for name, shape in shapes.items()}, f"{what} {files[0]}")
-    model.load_state_dict(read_tensors(files, what), assign=True)
+    model.load_state_dict(read_tensors(files, own, what), assign=True)
     return model.eval()
 
 
@@ -151,36 +150,39 @@ def read_shapes(files: list[Path], what: str) -> dict[str, tuple[int, ...]]:
     """The shape of every tensor, from the files' headers.
 
     Raises:
-        ModelError: a file that is not safetensors, is cut off, or holds no floating-point numbers.
+        ModelError: a file that is not safetensors, or is cut off.
     """
     found = {}
     for file in files:
         try:
             with safe_open(file, "pt") as tensors:
                 for name in tensors.keys():  # noqa: SIM118 (it is no dictionary)
-                    part = tensors.get_slice(name)
-                    if part.get_dtype() not in FLOATS and not name.endswith(COUNTERS):
-                        kind = f"{shown(name)} holds {part.get_dtype()}, no floating-point numbers"
-                        raise ModelError(f"{what} {file}: {kind}; take another file")
-                    found[name] = tuple(part.get_shape())
-        except ModelError:
-            raise
+                    found[name] = tuple(tensors.get_slice(name).get_shape())
         except (SafetensorError, OSError, ValueError, OverflowError) as error:
             cause = one_line(error)[:120]
             raise ModelError(f"{what} {file} cannot be loaded ({cause}); copy it again, or name another") from None
     return found
 
 
-def read_tensors(files: list[Path], what: str) -> dict[str, torch.Tensor]:
-    """All tensors by today's names, in float32.
+def read_tensors(files: list[Path], model: dict[str, torch.Tensor], what: str) -> dict[str, torch.Tensor]:
+    """All tensors by today's names, in float32 (whole numbers, such as a count of batches, in the model's own type).
+
+    Args:
+        model: the model's tensors, with values or without.
 
     Raises:
-        ModelError: one holds a number that is none.
+        ModelError: one holds numbers that are not finite, or of another kind than the model's.
     """
     state = {}
     for file in files:
-        with safe_open(file, "pt") as tensors:  # copies: the file may be replaced while the network is in use
-            own = {name: tensors.get_tensor(name).to(torch.float32, copy=True) for name in tensors.keys()}  # noqa: SIM118
+        own = {}
+        with safe_open(file, "pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 (it is no dictionary)
+                tensor, kind = tensors.get_tensor(name), model[renamed(name)].dtype
+                if tensor.is_floating_point() != kind.is_floating_point:
+                    raise ModelError(f"{what} {file}: {shown(name)} is {tensor.dtype}, not {kind}; take another file")
+                dtype = torch.float32 if kind.is_floating_point else kind
+                own[name] = tensor.to(dtype, copy=True)  # a copy: the file may be replaced while it is in use
         check_finite(own, f"{what} {file}")
         state.update({renamed(name): tensor for name, tensor in own.items()})
     return state
@@ -205,7 +207,7 @@ def check_finite(tensors: dict[str, torch.Tensor], what: str) -> None:
         return
     for name, tensor in tensors.items():  # a sum of finite numbers may be infinite
         if not tensor.isfinite().all():
-            raise ModelError(f"{what}: {shown(name)} holds numbers that are NaN or infinite; name another checkpoint")
+            raise ModelError(f"{what}: {shown(name)} holds numbers that are not finite; name another checkpoint")
 
 
 def renamed(name: str) -> str:

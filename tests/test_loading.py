@@ -571,3 +571,18 @@ def test_impossible_text_encoders_are_refused(pipeline, changes):
     started = time.process_time()
     refused(lambda: StableDiffusion.from_pretrained(pipeline), pipeline / "text_encoder")
     assert time.process_time() - started < 10
+
+
+def test_whole_numbers_of_a_network_keep_their_type(tmp_path):
+    """Batch normalisation counts its batches."""
+    from conftest import RESNET
+
+    from igm.baselines.resnet50 import AttributeResNet
+
+    torch.manual_seed(0)
+    network = AttributeResNet(**{name: value for name, value in RESNET.items() if name != "_class_name"})
+    network(torch.rand(2, 3, 16, 16))
+    network.save_pretrained(tmp_path / NETWORK_DIR)
+    found, own = load_network(tmp_path).state_dict(), network.state_dict()
+    assert {value.dtype for value in own.values()} == {torch.float32, torch.int64}
+    assert all(found[name].dtype == value.dtype and torch.equal(found[name], value) for name, value in own.items())
