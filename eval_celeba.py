@@ -7,10 +7,10 @@ Examples:
 
 from dataclasses import dataclass
 
-from igm.cli.evaluation import DataSettings, Evaluation, parse_evaluations, run_evaluation
+from igm.cli.evaluation import DataSettings, Evaluation, Groups, parse_evaluations, run_evaluation
 from igm.cli.launch import run
-from igm.data import DataError
-from igm.data.celeba import DEFAULT_ATTRIBUTES, DOMAINS, SPLITS, CelebA
+from igm.data import DataError, find_dataset
+from igm.data.celeba import DEFAULT_ATTRIBUTES, DOMAINS, PARTITIONS, SPLITS
 from igm.data.samples import sample_faces
 from igm.settings import setting
 
@@ -23,18 +23,21 @@ class FaceSettings(DataSettings):
 
     split: str = setting("test", "of the partition file, or the published rows", choices=SPLITS)
     attributes: tuple[str, ...] = setting(DEFAULT_ATTRIBUTES, "as in training, or all", nargs="+")
+    partition: str = setting("auto", "official: the partition file; rows: the published rows", choices=PARTITIONS)
     domains: tuple[str, ...] = setting(tuple(DOMAINS), "one group each", choices=(*DOMAINS, "all"), nargs="+")
 
 
-def load_groups(evaluation: Evaluation) -> dict[str, CelebA]:
+def load_groups(evaluation: Evaluation[FaceSettings]) -> Groups:
     """One dataset per domain; drawn faces where no --dataset_root is given."""
     data = evaluation.data
     number = data.num_images or (1000 if data.dataset_root else SAMPLE_IMAGES)
     if data.dataset_root is None:
         print("No --dataset_root: the shipped model infers drawn faces")
     root = data.dataset_root or sample_faces(number)
-    chosen = {"max_images": number, "skip_bad_images": data.skip_bad_images}
-    return {d: CelebA(root, data.split, d, data.attributes, **chosen) for d in data.domains}
+    chosen = {"max_images": number, "skip_bad_images": data.skip_bad_images, "fit": data.fit}
+    chosen |= {"attributes": data.attributes, "partition": data.partition}
+    kind = find_dataset(root, "attributes")
+    return {domain: kind(root, data.split, domain=domain, **chosen) for domain in data.domains}
 
 
 def main() -> None:

@@ -8,23 +8,20 @@ Examples:
 
 from dataclasses import dataclass
 
-from igm.cli.evaluation import DataSettings, Evaluation, parse_evaluations, run_evaluation
+from igm.cli.evaluation import Evaluation, Groups, OwnPictures, parse_evaluations, run_evaluation
 from igm.cli.launch import run
-from igm.data import DataError
-from igm.data.clevr import Clevr
+from igm.data import DataError, find_dataset
 from igm.data.samples import sample_root
-from igm.data.unlabelled import Pictures
 from igm.settings import int_range, positive, setting
 
 SAMPLE_IMAGES = 8  # per group, of the embedded default
 
 
 @dataclass(frozen=True, kw_only=True)
-class SceneSettings(DataSettings):
+class SceneSettings(OwnPictures):
     """Which scenes, or pictures of one's own, are inferred."""
 
-    images: tuple[str, ...] | None = setting(None, "own pictures: files, folders; no scores", nargs="+", metavar="PATH")
-    split: str = setting("val", "CLEVR's test split has no scenes", choices=("train", "val"))
+    split: str = setting("val", "any with a scenes file: val, valA, new, ...; CLEVR's test split has none")
     object_counts: tuple = setting(((3, 5), (6, 8)), "one group each", kind=int_range, nargs="+")
     num_objects: int | None = setting(None, "known number of objects in each of --images", kind=positive)
 
@@ -32,26 +29,22 @@ class SceneSettings(DataSettings):
     def num_known(self) -> int | None:
         return self.num_objects
 
-    @property
-    def labelled(self) -> bool:
-        return not self.images
 
-    @property
-    def variant(self) -> str:
-        return "-images" if self.images else ""
-
-
-def load_groups(evaluation: Evaluation) -> dict[str, Clevr | Pictures]:
+def load_groups(evaluation: Evaluation[SceneSettings]) -> Groups:
     """One dataset per range of object counts; generated scenes where neither --dataset_root nor --images is given."""
     data = evaluation.data
     if data.images:
-        return {"images": Pictures(data.images, max_images=data.num_images)}
+        return data.own_pictures("images")
     number = data.num_images or (100 if data.dataset_root else SAMPLE_IMAGES)
     if data.dataset_root is None:
         print("No --dataset_root: the shipped model infers generated scenes")
-    chosen = {"max_images": number, "skip_bad_images": data.skip_bad_images}
-    roots = {counts: data.dataset_root or sample_root(counts, number) for counts in data.object_counts}
-    return {f"{low}-{high}": Clevr(root, data.split, (low, high), **chosen) for (low, high), root in roots.items()}
+    groups, bounds = {}, {"max_images": number, "skip_bad_images": data.skip_bad_images}
+    for counts in data.object_counts:
+        root = data.dataset_root or sample_root(counts, number)
+        groups["-".join(map(str, counts))] = find_dataset(root, "positions")(
+            root, data.split, counts, fit=data.fit, **bounds
+        )
+    return groups
 
 
 def main() -> None:

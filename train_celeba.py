@@ -7,7 +7,7 @@ Examples:
 
 from dataclasses import dataclass
 
-from igm import say, warn
+from igm import say
 from igm.cli.launch import run
 from igm.cli.training import read_training
 from igm.data import DataError, find_dataset
@@ -36,11 +36,8 @@ def load_data(data: CelebaData) -> tuple[Dataset, Dataset]:
     common |= {"partition": data.partition, "skip_bad_images": data.skip_bad_images}
     kind = find_dataset(root, "attributes")
     dataset = kind(root, "train", max_images=data.max_images, flip=data.flip, **common)
-    say(dataset.partition_note)
-    for name in dataset.constant_attributes():
-        warn(
-            f"attribute {name} has one value only in the {len(dataset):,} training rows; nothing can be learnt about it"
-        )
+    for note in dataset.notes():
+        say(note)
     try:
         return dataset, kind(root, "val", max_images=100, **common)
     except DataError:

@@ -15,9 +15,10 @@ import torch
 from diffusers import AutoencoderKL
 
 from igm.cli.launch import run
-from igm.data.celeba import CelebA, all_concepts
+from igm.data.celeba import CelebA
 from igm.data.samples import sample_faces
 from igm.devices import best_device
+from igm.encoding import all_concepts
 from igm.inference.discrete import OneOfEach, infer_discrete
 from igm.inference.method import encode_images
 from igm.inference.settings import DiscreteSettings

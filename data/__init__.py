@@ -2,6 +2,7 @@
 
 import importlib
 import pkgutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,7 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def find_dataset(root: str | Path, task: str) -> type["ImageDataset"]:
+def find_dataset(root: str | Path, task: str) -> Callable[..., "ImageDataset"]:
     """The class of `igm.data` that reads a folder, told by what the folder holds.
 
     Every module of the package is asked, so that a new dataset is one new file. A folder that none recognises goes to

@@ -11,6 +11,7 @@ import re
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -104,7 +105,7 @@ class Animals(ImageDataset):
         conds[torch.arange(len(numbers)), numbers] = 1
         return {"conds": conds, "mask": (torch.arange(self.max_objects) < len(numbers)).float()}
 
-    def facts(self) -> dict[str, object]:
+    def facts(self) -> dict[str, Any]:
         """Names of the classes."""
         return {"classes": list(self.classes)}
 

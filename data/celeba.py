@@ -11,6 +11,7 @@ import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from igm.data import DataError
 from igm.data.dataset import Concepts, ImageDataset, locate_file, unique_ids
 from igm.data.images import SUFFIXES
 from igm.data.tables import Table, read_table
+from igm.encoding import one_hot
 
 DEFAULT_ATTRIBUTES = ("Black_Hair", "Eyeglasses", "Smiling")
 DOMAINS = {"female": -1, "male": 1}  # the value of Male
@@ -135,7 +137,7 @@ class CelebA(ImageDataset):
             conds = conds.sum(0, keepdim=True)  # (1, 2 K)
         return {"conds": conds, "mask": torch.ones(len(conds))}
 
-    def facts(self) -> dict[str, object]:
+    def facts(self) -> dict[str, Any]:
         """Facts about the training data that inference uses: names of the attributes and how often each is 1."""
         shares = [round(float(share), 4) for share in self.values.mean(0)]
         return {"attributes": list(self.attributes), "frequencies": shares}
@@ -145,16 +147,11 @@ class CelebA(ImageDataset):
         varies = self.values.min(0) != self.values.max(0)
         return [name for name, v in zip(self.attributes, varies, strict=True) if not v]
 
-
-def one_hot(values: torch.Tensor) -> torch.Tensor:
-    """Concepts (..., K, 2 K) of attribute values (..., K) in {0, 1}: row k is 1 at 2 k + value."""
-    k = values.shape[-1]
-    return torch.eye(2 * k)[2 * torch.arange(k) + values]
-
-
-def all_concepts(num_attributes: int) -> torch.Tensor:
-    """The 2 K candidate concepts (2 K, 2 K), the two values of each attribute side by side."""
-    return torch.eye(2 * num_attributes)
+    def notes(self) -> list[str]:
+        """Which rows are in which split; attributes about which nothing can be learnt here."""
+        rows = f"{len(self.values):,} {self.split} rows"
+        constant = [f"attribute {name} has one value only in the {rows}" for name in self.constant_attributes()]
+        return [self.partition_note, *constant]
 
 
 def find_table(root: Path, stem: str) -> Path | None:

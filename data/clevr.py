@@ -19,6 +19,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -167,7 +168,7 @@ class Clevr(ImageDataset):
                 if ((shown_part < 0) | (shown_part > 1)).any():
                     raise DataError(f"--fit crop cuts an object off {self.path_of(row)}; choose squeeze or pad")
 
-    def facts(self) -> dict[str, object]:
+    def facts(self) -> dict[str, Any]:
         """Facts about the positions that inference uses.
 
         Returns:

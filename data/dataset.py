@@ -8,7 +8,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, NotRequired, Protocol, Required, TypedDict
+from typing import Any, ClassVar, NotRequired, Protocol, Required, TypedDict
 
 import numpy as np
 import torch
@@ -53,7 +53,7 @@ class Dataset(Protocol):
     def fingerprint(self) -> str:
         """A short name for exactly these images, read in this way; keys caches of what they yield."""
 
-    def facts(self) -> dict[str, object]:
+    def facts(self) -> dict[str, Any]:
         """What inference needs to know of the training data."""
 
 
@@ -91,13 +91,13 @@ class ImageDataset(torch.utils.data.Dataset[Item]):
         """`conds` and `mask` of picture `row` (of those admitted), or of its mirror image."""
         raise NotImplementedError
 
-    def facts(self) -> dict[str, object]:
+    def facts(self) -> dict[str, Any]:
         """What inference needs to know of the training data; nothing by default."""
         return {}
 
-    def statistics(self) -> dict[str, object]:
-        """The former name of `facts`, which the scripts still use."""
-        return self.facts()
+    def notes(self) -> list[str]:
+        """What a person should know of how the files were read, a sentence each."""
+        return []
 
     def fit_of(self, resolution: int) -> str:
         """How an image gets into a square of this side: as asked for, or else squeezed."""

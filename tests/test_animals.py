@@ -9,7 +9,7 @@ import torch
 from conftest import SCHEDULER, UNET
 from PIL import Image
 
-import eval_animal
+import igm.inference.prompts
 import igm.models.stable_diffusion
 from igm.baselines.diffusion_classifier import combinations, in_words, infer_dc_variant, infer_diffusion_classifier
 from igm.data import DataError
@@ -19,7 +19,9 @@ from igm.facts import Facts
 from igm.figures import label_sheet
 from igm.inference.discrete import Subsets, infer_discrete
 from igm.inference.draws import draw_for_images, image_generators
+from igm.inference.loading import PipelineLoading
 from igm.inference.method import encode_images
+from igm.inference.prompts import PromptMethod
 from igm.inference.settings import DiscreteSettings
 from igm.models import ModelError
 from igm.models.stable_diffusion import StableDiffusion
@@ -467,7 +469,7 @@ def test_mistakes_end_in_one_line_before_any_model(arguments, words, run_main, t
     (tmp_path / "NOCOLUMN" / "metadata.csv").write_text("name,what\na.jpg,cat\n")
     (tmp_path / "NOTJSON" / "metadata.jsonl").write_text("cat\n")
     monkeypatch.setattr(igm.models.stable_diffusion, "StableDiffusion", None)  # no model is ever built
-    monkeypatch.setattr(eval_animal, "best_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(igm.inference.prompts, "best_device", lambda: torch.device("cpu"))
     arguments = [str(tmp_path / a) if (tmp_path / a).is_dir() else a for a in arguments]
     code, out, err = run_main("eval_animal", "--output_dir", tmp_path / "out", *arguments)
     assert code == 2 and words in err and len(err.strip().splitlines()) == 1, err
@@ -494,7 +496,7 @@ def test_a_damaged_pipeline_is_named(pipeline, tmp_path):
 
 
 def test_without_the_default_the_shipped_model_is_named_in_one_line(monkeypatch, capsys):
-    assert eval_animal.default_checkpoint(local_files_only=False) == "animals-mini"
+    assert PromptMethod.default_checkpoint(PipelineLoading()) == "animals-mini"
     assert len(capsys.readouterr().out.splitlines()) == 1
 
 
@@ -506,7 +508,7 @@ def test_pictures_without_labels_get_answers(pipeline, run_main, tmp_path):
     )
     assert code == 0, err
     for method in METHODS:
-        lines = (tmp_path / "out" / "animals" / f"eval-{method}" / "results.jsonl").read_text().splitlines()
+        lines = (tmp_path / "out" / "animals" / f"eval-{method}-images" / "results.jsonl").read_text().splitlines()
         assert [json.loads(line)["num_pred"] for line in lines] == [2, 2]
         assert json.loads(lines[0])["conds_true"] is None
 
@@ -516,7 +518,11 @@ def test_whitening_changes_the_latents_and_not_the_pictures():
     from diffusers import AutoencoderKL
 
     torch.manual_seed(0)
-    vae = AutoencoderKL(**{**train_animals_mini.VAE, "latent_channels": 3}).eval().requires_grad_(False)
+    vae = (
+        AutoencoderKL.from_config({**read_config(CONFIGS / "animals-mini" / "vae", "vae"), "latent_channels": 3})
+        .eval()
+        .requires_grad_(False)
+    )
     images = torch.rand(64, 3, 32, 32) * 2 - 1
     before = vae.encode(images).latent_dist
     pictures, noise = vae.decode(before.mean).sample, before.var.movedim(1, -1).flatten(0, 2).mean(0)

@@ -8,8 +8,9 @@ from PIL import Image
 
 import igm.data.celeba
 from igm.data import DataError
-from igm.data.celeba import CelebA, all_concepts, one_hot
+from igm.data.celeba import CelebA
 from igm.data.images import decode_image, image_to_tensor
+from igm.encoding import all_concepts, one_hot
 
 
 def test_items_of_both_layouts(celeba_root):

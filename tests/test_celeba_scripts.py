@@ -10,7 +10,7 @@ from test_scripts import check_refused, launch, records_of
 import igm.models.codec
 from igm.baselines.joint_label import infer_joint, joint_choices
 from igm.baselines.resnet50 import AttributeResNet, Classifier, attribute_loss, infer_classifier
-from igm.data.celeba import all_concepts
+from igm.encoding import all_concepts
 from igm.error_matrix import ErrorMatrix
 from igm.inference.discrete import OneOfEach, infer_discrete
 from igm.inference.settings import DiscreteSettings

@@ -29,9 +29,6 @@ class Toy(torch.nn.Module):
     def codec(self):
         return self
 
-    def encode(self, images):
-        return self.posterior(images)
-
     def bump(self, conds):
         """Conditions (P, 2) -> images (P, 1, SIDE, SIDE)."""
         centres = (torch.arange(SIDE) + 0.5) / SIDE

@@ -91,8 +91,9 @@ def infer_dc_variant(
             classes. settings, ...: as in `infer_discrete`.
     """
     space = Subsets(len(candidates), (1, 1))
-    batching = {"batch_size": batch_size, "image_numbers": image_numbers}
-    found = infer_discrete(denoiser, posterior, candidates, space, settings, **batching)
+    found = infer_discrete(
+        denoiser, posterior, candidates, space, settings, batch_size=batch_size, image_numbers=image_numbers
+    )
     chosen = [list(members[one[0]]) for one in found.chosen or ()]
     found.conds, found.chosen = stack_chosen(labels, chosen), chosen
     found.num_concepts = torch.tensor([len(own) for own in chosen])

@@ -49,8 +49,9 @@ def infer_joint(
     """
     choices = joint_choices(sizes)  # (L, K)
     space, labels = OneOfEach([len(choices)]), values[choices].sum(1)  # (L, D)
-    batching = {"batch_size": batch_size, "image_numbers": image_numbers}
-    found = infer_discrete(denoiser, posterior, labels, space, settings, **batching)
+    found = infer_discrete(
+        denoiser, posterior, labels, space, settings, batch_size=batch_size, image_numbers=image_numbers
+    )
     chosen = torch.tensor(found.chosen)[:, 0]  # (B,)
     found.conds, found.num_concepts = values[choices[chosen]], torch.full((len(chosen),), len(sizes))
     found.chosen = choices[chosen].tolist()
@@ -75,8 +76,15 @@ class JointLabel(DenoiserMethod):
     ) -> Inferred:
         """The joint label of lowest error."""
         k = len(self.names)
-        batching = {"batch_size": batch_size, "image_numbers": image_numbers}
-        return infer_joint(self.model, posterior, all_concepts(k), [2] * k, self.settings, **batching)
+        return infer_joint(
+            self.model,
+            posterior,
+            all_concepts(k),
+            [2] * k,
+            self.settings,
+            batch_size=batch_size,
+            image_numbers=image_numbers,
+        )
 
 
 # Training: one network on the joint label.

@@ -23,11 +23,12 @@ def measure_positions(denoiser: Denoiser, dataset: Any, settings: CalibrationSet
     counting = dataclasses.replace(s, num_steps=0, confidence_draws=2)
     errors, counts, contributions, right = [], [], [], []
     for i in tqdm(range(len(dataset)), unit="image"):
-        item, batching = dataset[i], {"image_numbers": [i], "batch_size": settings.batch_size}
+        item, rows = dataset[i], settings.batch_size
         true = item["conds"][item["mask"] > 0]
         posterior = encode_images(denoiser, item["pixel_values"][None])
-        counted = infer_count(denoiser, posterior, counting, **batching)
-        known = infer_pursuit(denoiser, posterior, torch.tensor([len(true)]), s, **batching)
+        counted = infer_count(denoiser, posterior, counting, image_numbers=[i], batch_size=rows)
+        number = torch.tensor([len(true)])
+        known = infer_pursuit(denoiser, posterior, number, s, image_numbers=[i], batch_size=rows)
         errors += counted.count_errors or []
         counts.append(len(true))
         contributions += known.contributions or []

@@ -5,13 +5,15 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from accelerate import PartialState
 
 from igm import UserError
 from igm.cli.options import Parser, note_idle, take
+from igm.data.images import FITS
+from igm.data.unlabelled import Pictures
 from igm.devices import compile_where_right, find_device, usable_precision
 from igm.dry_run import describe, memory_estimate, parts_of
 from igm.evaluation.redraw import redraw
@@ -19,7 +21,6 @@ from igm.evaluation.run import BatchSettings, Groups, evaluate
 from igm.evaluation.table import format_table
 from igm.evaluation.weights import weights_fingerprint
 from igm.inference.method import Method, methods_of
-from igm.inference.settings import InferenceSettings
 from igm.models import ModelError
 from igm.resources import PRETRAINED
 from igm.settings import Settings, positive, setting
@@ -35,6 +36,9 @@ class DataSettings(Settings):
     dataset_root: str | None = setting(None, "folder of the dataset; without it, sample data of the project's own")
     num_images: int | None = setting(None, "images of each group", kind=positive)
     resolution: int | None = setting(None, "side that images are resized to (default: the checkpoint's)", kind=positive)
+    fit: str | None = setting(
+        None, "how other shapes become squares (default: squeeze; animals from 256 pixels on: crop)", choices=FITS
+    )
     skip_bad_images: bool = setting(False, "leave out unreadable images, and count them")
 
     @property
@@ -59,6 +63,28 @@ class DataSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class OwnPictures(DataSettings):
+    """For scripts that take pictures of one's own, too."""
+
+    images: tuple[str, ...] | None = setting(None, "own pictures: files, folders; no scores", nargs="+", metavar="PATH")
+
+    @property
+    def labelled(self) -> bool:
+        """One's own pictures come without ground truth."""
+        return not self.images
+
+    @property
+    def variant(self) -> str:
+        """Their results have a folder of their own."""
+        return "-images" if self.images else ""
+
+    def own_pictures(self, group: str) -> Groups:
+        """The pictures of --images as one group."""
+        bounds = {"max_images": self.num_images, "skip_bad_images": self.skip_bad_images}
+        return {group: Pictures(self.images or (), fit=self.fit, **bounds)}
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunSettings(Settings):
     """Where an evaluation computes, and where its results go."""
 
@@ -80,15 +106,18 @@ class RunSettings(Settings):
             raise UserError(f"--tracker_project_name {name!r} must be the plain name of a folder")
 
 
+DataT = TypeVar("DataT", bound=DataSettings)
+
+
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Generic[DataT]):
     """What an evaluation script was asked for."""
 
     task: Task
     method: type[Method]
-    settings: InferenceSettings
-    loading: Settings
-    data: DataSettings
+    settings: Any  # of the method's settings_class
+    loading: Any  # of its loading_class
+    data: DataT
     batching: BatchSettings
     run: RunSettings
 
@@ -102,10 +131,6 @@ class Evaluation:
         """Where records, summary and figures go."""
         return self.run_dir / f"eval-{self.method.name}{self.method.variant(self.settings)}{self.data.variant}"
 
-    def with_checkpoint(self, name: str) -> "Evaluation":
-        """The same of a checkpoint of this name."""
-        return dataclasses.replace(self, run=dataclasses.replace(self.run, checkpoint=name))
-
     def checkpoint(self) -> str:
         """The checkpoint to evaluate: the one named, else the newest of the run, else the shipped model.
 
@@ -114,7 +139,7 @@ class Evaluation:
         Raises:
             ModelError: a dataset is given, but no checkpoint, and the run has none.
         """
-        named, shipped = self.run.checkpoint, self.method.shipped
+        named, shipped = self.run.checkpoint or self.method.default_checkpoint(self.loading), self.method.shipped
         if named:
             return named
         if self.data.dataset_root is None and shipped:
@@ -134,13 +159,13 @@ class Evaluation:
 def parse_evaluations(
     doc: str,
     task_name: str,
-    data: type[DataSettings],
+    data: type[DataT],
     *,
     method: str,
     several: bool = False,
     sample: Mapping[str, Any] | None = None,
     **defaults: Any,
-) -> list[Evaluation]:
+) -> list[Evaluation[DataT]]:
     """The evaluations that a command line asks for: one, or with `several` one for each method named.
 
     Args:
@@ -181,7 +206,7 @@ def parse_evaluations(
     return found
 
 
-def run_evaluation(evaluation: Evaluation, load_groups: Callable[[Evaluation], Groups]) -> None:
+def run_evaluation(evaluation: Evaluation[DataT], load_groups: Callable[[Evaluation[DataT]], Groups]) -> None:
     """Read the images, load the model, infer, and print the table; mistakes show in this order.
 
     Args:
@@ -194,6 +219,11 @@ def run_evaluation(evaluation: Evaluation, load_groups: Callable[[Evaluation], G
     checkpoint = e.checkpoint()
     check_counts_known(e)
     groups = load_groups(e)
+    for note in dict.fromkeys(note for dataset in groups.values() for note in dataset.notes()):
+        print(note)
+    for name, dataset in groups.items():
+        if dataset.num_skipped:
+            print(f"{name}: {dataset.num_skipped} unreadable images left out")
     names = e.data.names or e.task.names(next(iter(groups.values())))
     e.method.check(e.settings, names)
     device = choose_device(e.run)

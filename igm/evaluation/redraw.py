@@ -6,6 +6,8 @@ from typing import Any
 
 from PIL import Image
 
+from igm.data import DataError
+from igm.data.images import decode_image
 from igm.evaluation.records import read_options, read_results
 from igm.evaluation.summary import task_of
 from igm.tasks.task import Record, Sheet
@@ -48,8 +50,7 @@ def read_image(record: Mapping[str, Any], folder: Path) -> Image.Image | None:
     name = record.get("image_path")
     for path in [Path(name), folder / name] if name else []:
         try:
-            with Image.open(path) as image:
-                return image.convert("RGB")
-        except OSError:
+            return decode_image(path)
+        except DataError:
             continue
     return None

@@ -63,11 +63,11 @@ def infer_count(
             posterior[image : image + 1],
             sets,
             pursuit.candidates,
-            penalty=s.count_penalty,
+            penalty=s.count_penalty or 0.0,
             num_draws=s.count_draws,
             t_range=s.count_range,
             confidence=s.confidence,
-            scale=s.count_scale,
+            scale=1.0 if s.count_scale is None else s.count_scale,
             generator=generator,
             batch_size=batch_size,
         )
@@ -204,7 +204,9 @@ class PursuitMethod(DenoiserMethod):
         batch_size: int,
     ) -> Inferred:
         """Positions; see `infer_pursuit` and `infer_count`."""
-        batching = {"image_numbers": image_numbers, "batch_size": batch_size}
-        if self.seeks_count(self.settings):
-            return infer_count(self.model, posterior, self.settings, **batching)
-        return infer_pursuit(self.model, posterior, check_counts(num_concepts), self.settings, **batching)
+        s = self.settings
+        if self.seeks_count(s):
+            return infer_count(self.model, posterior, s, batch_size=batch_size, image_numbers=image_numbers)
+        return infer_pursuit(
+            self.model, posterior, check_counts(num_concepts), s, batch_size=batch_size, image_numbers=image_numbers
+        )

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 
 from igm.composition import compose
+from igm.data.images import decode_image
 from igm.figures.animation import convergence_gif
 from igm.inference.draws import draw_for_images, image_generators, with_offset_noise
 from igm.inference.method import DenoiserMethod, check_counts, encode_images, register
@@ -286,6 +286,6 @@ class Gradient(DenoiserMethod):
         count = item["mask"].sum().long()[None]
         found = self.infer(posterior, count, image_numbers=[number], batch_size=1024, record_every=20)
         true = item["conds"][item["mask"] > 0]
-        picture = Image.open(dataset.path_of(number)).convert("RGB")
+        picture = decode_image(dataset.path_of(number))
         convergence_gif(picture, found.trajectory[:, 0].numpy(), true.numpy(), path, best=int(found.best_start[0]))
         return path

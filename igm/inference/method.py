@@ -54,6 +54,11 @@ class Method(ABC):
         """Raise UserError where settings and names do not fit, before a model is loaded."""
 
     @classmethod
+    def default_checkpoint(cls, loading: Any) -> str | None:
+        """The checkpoint where nobody names one, or None: the newest of the run, or the shipped one."""
+        return None
+
+    @classmethod
     @abstractmethod
     def load(cls, checkpoint: str | Path, loading: Any, device: torch.device, precision: str) -> Any:
         """The model of a checkpoint, on its device, with `facts`, `resolution`, `cond_size` and `device`.

@@ -1,17 +1,21 @@
 """The paper's zero-shot method: a concept is a prompt, a picture's classes the prompts that denoise it best together."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from igm import UserError
+from igm import UserError, warn
+from igm.devices import best_device
+from igm.hub import is_within_reach
 from igm.inference.discrete import Subsets, infer_discrete
 from igm.inference.loading import PipelineLoading
 from igm.inference.method import DenoiserMethod, register
 from igm.inference.settings import DiscreteSettings
 from igm.inference.types import Inferred, Posterior
+from igm.models.codec import DEFAULT_MODEL
 from igm.models.stable_diffusion import StableDiffusion
 from igm.settings import int_range, positive, probability, setting
 
@@ -50,6 +54,11 @@ class PromptMethod(DenoiserMethod):
         self.labels = torch.eye(len(self.names))
 
     @classmethod
+    def default_checkpoint(cls, loading: PipelineLoading) -> str:
+        """Stable Diffusion where it is within reach, else the shipped small model; one line says which."""
+        return _default_checkpoint(loading.local_files_only)
+
+    @classmethod
     def load(cls, checkpoint: str | Path, loading: PipelineLoading, device: torch.device, precision: str):
         """The pipeline."""
         return loading.load(checkpoint, device, precision)
@@ -85,6 +94,16 @@ class PromptMethod(DenoiserMethod):
         """The same with every template's rows counted."""
         found.forward = found.forward * len(self.settings.prompt)
         return found
+
+
+@functools.cache
+def _default_checkpoint(local_files_only: bool) -> str:
+    if is_within_reach(DEFAULT_MODEL, local_files_only):
+        if best_device().type == "cpu":
+            warn(f"{DEFAULT_MODEL} takes many minutes per image on a CPU; --checkpoint animals-mini is quick")
+        return DEFAULT_MODEL
+    print(f"{DEFAULT_MODEL} is not in the local cache and the hub does not answer: running the small animals-mini")
+    return "animals-mini"
 
 
 @register

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from igm.calibration.positions import measure_positions
 from igm.calibration.settings import CalibrationSettings
@@ -62,15 +63,16 @@ def position_metrics(
     ratios = {radius_name(radius): (num_within(distances, radius), num_true) for radius in radii}
     metrics: dict[str, Any] = {"perception_rate": {}}
     ci95: dict[str, Any] = {"perception_rate": {}}
-    for name, (top, bottom) in ratios.items():
-        metrics["perception_rate"][name] = ratio(top, bottom)
-        ci95["perception_rate"][name] = bootstrap_interval(top, bottom, num_bootstrap, seed)
+    for name, (found, of) in ratios.items():
+        metrics["perception_rate"][name] = ratio(found, of)
+        ci95["perception_rate"][name] = bootstrap_interval(found, of, num_bootstrap, seed)
     same_count = [record["num_pred"] == record["num_true"] for record in records]
-    for name, top, bottom in [
+    parts: list[tuple[str, ArrayLike, ArrayLike]] = [
         ("estimation_error", [s.sum() for s in squared], [2 * len(s) for s in squared]),
         ("estimation_error_perceived", [s.sum() for s in near], [2 * len(s) for s in near]),
         ("count_accuracy", same_count, np.ones(len(records))),
-    ]:
+    ]
+    for name, top, bottom in parts:
         metrics[name] = ratio(top, bottom)
         ci95[name] = bootstrap_interval(top, bottom, num_bootstrap, seed)
     return metrics, ci95
