@@ -6,6 +6,7 @@ micro-steps follow one process of batch N A b.
 """
 
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -146,7 +147,16 @@ class TrainingBatches(Dataset):
             num_workers=num_workers,
             pin_memory=pin_memory,
             persistent_workers=num_workers > 0,
+            worker_init_fn=quiet_threads,
         )
+
+
+def quiet_threads(worker: int) -> None:
+    """Let the threads of a loader process end in silence.
+
+    Its own errors go to the main process; what its threads say, a broken connection when a run is stopped, is no news.
+    """
+    sys.excepthook = lambda *error: None
 
 
 def pad_pairs(

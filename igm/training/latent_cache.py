@@ -26,6 +26,7 @@ from tqdm import tqdm
 from igm import warn
 from igm.files import replace_json
 from igm.models.codec import Codec, codec_fingerprint
+from igm.training.batches import quiet_threads
 
 BLOCK = 64  # images encoded, checked and made again together
 INDEX_FILE, VALUES_FILE, CHECKSUM_FILE = "index.json", "posteriors.f16", "blocks.crc32"
@@ -148,7 +149,7 @@ def encode_blocks(
     """Write the posteriors of some blocks of images, each followed by its checksum."""
     size = 2 * math.prod(index["shape"][1:]) * BLOCK  # bytes
     rows = [range(b * BLOCK, min((b + 1) * BLOCK, len(dataset))) for b in blocks]
-    loader = DataLoader(Pixels(dataset), batch_sampler=rows, num_workers=num_workers)
+    loader = DataLoader(Pixels(dataset), batch_sampler=rows, num_workers=num_workers, worker_init_fn=quiet_threads)
     with tqdm(total=sum(map(len, rows)), desc="encoding", unit="image", leave=False, disable=quiet or not rows) as bar:
         for block, images in zip(blocks, loader, strict=True):
             both = torch.stack(codec.posterior(images.to(device)), dim=1)  # (b, 2, C, H, W)
