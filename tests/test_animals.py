@@ -6,7 +6,7 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
-from conftest import SCHEDULER, UNET
+from conftest import ROOT, SCHEDULER, UNET
 from PIL import Image
 
 import igm.inference.prompts

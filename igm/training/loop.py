@@ -60,9 +60,7 @@ def train(
     s = settings.resolved(len(dataset), accelerator.num_processes)
     share = Share(s.train_batch_size, accelerator.process_index, accelerator.num_processes, s.accumulation)
     if accelerator.gradient_accumulation_steps != s.accumulation:
-        raise ValueError(
-            f"accelerator accumulates {accelerator.gradient_accumulation_steps}, settings {s.accumulation}"
-        )
+        raise ValueError(f"accumulation {s.accumulation}, the accelerator's {accelerator.gradient_accumulation_steps}")
     optimizer, ema = prepare(accelerator, learner, s, dataset[0])
     facts = {"seed": s.seed, "images_per_step": share.images_per_step, "dataset_size": len(dataset), **(same_run or {})}
     made_by = {"options": dict(options or vars(s)), **provenance(accelerator.device, share.processes).to_json()}
