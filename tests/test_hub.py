@@ -128,7 +128,7 @@ def test_a_model_on_the_hub_is_told_by_its_files(hub):
     assert not is_pipeline(found) and not (found / "README.md").exists()
     own, theirs = Denoiser.from_pretrained(SHIPPED / "clevr-mini"), Denoiser.from_pretrained("them/positions")
     assert all(torch.equal(a, b) for a, b in zip(own.parameters(), theirs.parameters(), strict=True))
-    assert theirs.meta == own.meta
+    assert theirs.facts == own.facts
     assert torch.equal(load_codec("them/positions").mean, own.codec.mean)
     assert not [path for path in Hub.asked if path.endswith(("pipeline.py", ".bin", "large.safetensors", ".md"))]
 

@@ -415,7 +415,7 @@ def test_published_checkpoints_get_their_schedule_and_pixels(published, capsys):
     for denoiser in (positions, faces):
         assert denoiser.scheduler.config.beta_schedule == "linear" and denoiser.scheduler.config.steps_offset == 1
         assert denoiser.scheduler.config.prediction_type == "epsilon"
-    assert positions.pixel_range == (-1, 1) and faces.pixel_range == (0, 1)
+    assert positions.facts.pixel_range == (-1, 1) and faces.facts.pixel_range == (0, 1)
     assert capsys.readouterr().err.count("[0, 1]") == 1
 
 
