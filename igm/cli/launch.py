@@ -38,6 +38,7 @@ def run(main: Callable[[], None], *user_errors: type[Exception]) -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     start_cpu_processes()
+    mistakes: tuple[type[Exception], ...] = (UserError, ModelError, TrainingError, FloatingPointError, *user_errors)
     try:
         former = signal.signal(signal.SIGTERM, stop)
     except ValueError:  # not in the main thread
@@ -45,7 +46,7 @@ def run(main: Callable[[], None], *user_errors: type[Exception]) -> None:
     try:
         main()
         sys.stdout.flush()
-    except (UserError, ModelError, TrainingError, FloatingPointError, *user_errors) as error:
+    except mistakes as error:
         fail(str(error))
     except KeyboardInterrupt as error:
         terminated = isinstance(error, Stopped)

@@ -25,14 +25,14 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from diffusers.training_utils import EMAModel
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 from igm import UserError, warn
 from igm.files import replace_json, write_through
 from igm.models import ModelError
 from igm.models.denoiser import EMA_DIR, NETWORK_DIR, load_network
 from igm.models.unet import one_line, read_config
-from igm.models.weights import find_weights, read_shapes, read_tensors
+from igm.models.weights import check_finite, find_weights, read_shapes
 from igm.settings import shortened
 from igm.training.learner import Learner, bare
 from igm.training.settings import TrainSettings
@@ -123,7 +123,9 @@ def weights_fault(checkpoint: Path) -> str | None:
         for place in [checkpoint / NETWORK_DIR, *average]:
             files = find_weights(place, "checkpoint")
             read_shapes(files, "checkpoint")
-            read_tensors(files, "checkpoint")
+            for file in files:
+                with safe_open(file, "pt") as tensors:
+                    check_finite({name: tensors.get_tensor(name) for name in tensors.keys()}, f"checkpoint {file}")
     except ModelError as error:
         return str(error)
     return None

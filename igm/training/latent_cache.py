@@ -16,6 +16,7 @@ import os
 import shutil
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -148,7 +149,7 @@ def encode_blocks(
 ) -> None:
     """Write the posteriors of some blocks of images, each followed by its checksum."""
     size = 2 * math.prod(index["shape"][1:]) * BLOCK  # bytes
-    rows = [range(b * BLOCK, min((b + 1) * BLOCK, len(dataset))) for b in blocks]
+    rows: list[Any] = [range(b * BLOCK, min((b + 1) * BLOCK, len(dataset))) for b in blocks]
     loader = DataLoader(Pixels(dataset), batch_sampler=rows, num_workers=num_workers, worker_init_fn=quiet_threads)
     with tqdm(total=sum(map(len, rows)), desc="encoding", unit="image", leave=False, disable=quiet or not rows) as bar:
         for block, images in zip(blocks, loader, strict=True):

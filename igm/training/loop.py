@@ -181,7 +181,7 @@ def rehearse(
     """
     if not len(loader) or not (settings.compile or accelerator.num_processes > 1):
         return
-    batch = to_device(loader.dataset[loader.sampler[0]], accelerator.device)
+    batch = to_device(loader.dataset[next(iter(loader.sampler))], accelerator.device)
     if accelerator.num_processes > 1:
         learner.loss(batch).backward()
         optimizer.zero_grad()
@@ -213,7 +213,7 @@ def make_optimizer(network: torch.nn.Module, settings: TrainSettings) -> torch.o
     """
     parameters = [p for p in network.parameters() if p.requires_grad]
     device = parameters[0].device.type
-    options = {
+    options: dict[str, Any] = {
         "lr": settings.learning_rate,
         "betas": (settings.adam_beta1, settings.adam_beta2),
         "weight_decay": settings.adam_weight_decay,
@@ -230,7 +230,7 @@ def make_optimizer(network: torch.nn.Module, settings: TrainSettings) -> torch.o
     return bitsandbytes.optim.AdamW8bit(parameters, **options)
 
 
-def make_ema(network: torch.nn.Module, settings: TrainSettings) -> EMAModel:
+def make_ema(network: Any, settings: TrainSettings) -> EMAModel:
     """Running average of the weights, with a decay that warms up so that early steps do not linger."""
     return EMAModel(
         network.parameters(),
