@@ -74,7 +74,8 @@ class Classifier(nn.Module):
 
     def __init__(self, network: nn.Module, facts: Facts | None = None):
         super().__init__()
-        self.network, self.facts = network, facts or Facts()
+        self.network: Any = network
+        self.facts = facts or Facts()
 
     @property
     def device(self) -> torch.device:
