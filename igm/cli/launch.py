@@ -11,7 +11,7 @@ import psutil  # a dependency of accelerate
 
 from igm import UserError, warn
 from igm.models import ModelError
-from igm.training.loop import TrainingError
+from igm.training.faults import TrainingError
 
 # torchrun, without the stack trace of its own that it prints where a process has ended with an error.
 TORCHRUN = """
@@ -97,4 +97,5 @@ def end(line: str, code: int) -> NoReturn:
         print(line, file=sys.stderr, flush=True)
     if "RANK" in os.environ:
         os._exit(code)
+    sys.unraisablehook = lambda _: None  # what half-made objects say when they go is no news any more
     sys.exit(code)

@@ -8,7 +8,7 @@ import contextlib
 import functools
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +20,12 @@ from tqdm import tqdm
 
 from igm import warn
 from igm.models.compilation import compiled_agrees
-from igm.models.unet import one_line
 from igm.provenance import provenance
 from igm.training.batches import Share, TrainingBatches
 from igm.training.checkpoints import Checkpoints
+from igm.training.faults import TrainingError, faults_in_one_line
 from igm.training.learner import Batch, Learner, bare
 from igm.training.settings import TrainSettings
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on; the message says at which step and what is kept."""
 
 
 def train(
@@ -73,7 +69,10 @@ def train(
     checkpoints.check_names(step, s.num_steps, s.checkpointing_steps)
 
     loader = make_loader(accelerator, learner, dataset, s, share, step)
-    with faults_in_one_line(), contextlib.closing(Meter(accelerator, s, step, share.images_per_step)) as meter:
+    with (
+        faults_in_one_line(s.dataloader_num_workers),
+        contextlib.closing(Meter(accelerator, s, step, share.images_per_step)) as meter,
+    ):
         rehearse(accelerator, learner, optimizer, loader, s)
         for batch in loader:
             batch = to_device(batch, accelerator.device)
@@ -103,26 +102,6 @@ def train(
                 with torch.compiler.set_stance("force_eager"):  # pictures come in other shapes than batches
                     validate(step)
     return step
-
-
-@contextlib.contextmanager
-def faults_in_one_line() -> Iterator[None]:
-    """Turn what a machine lacks into one line with the way out.
-
-    Raises:
-        TrainingError: a loader process ended, or memory ran out.
-    """
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        kept, text = "the last checkpoint is kept", one_line(error)
-        if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text:
-            mend = "lower --train_batch_size (and raise --gradient_accumulation_steps), or use --gradient_checkpointing"
-            raise TrainingError(f"memory ran out; {kept}; {mend}") from error
-        if text.startswith("DataLoader worker") or "shared memory" in text or "torch_shm" in text:
-            mend = "lower --dataloader_num_workers (0: none), or give /dev/shm more space"
-            raise TrainingError(f"a loader process ended ({text}); {kept}; {mend}") from error
-        raise
 
 
 def prepare(
