@@ -183,6 +183,17 @@ class Checkpoints:
         self.ema.load_state_dict(state)
         self.ema.to(self.accelerator.device)
 
+    def begin(self, settings: TrainSettings) -> int:
+        """The step to begin at: that of the checkpoint to go on from, or 0.
+
+        Raises:
+            ModelError: that one is of another run, or cannot be read. UserError: one to come would replace another's.
+        """
+        name, num_steps = settings.resume_from_checkpoint, settings.num_steps
+        step = self.resume(name, num_steps) if name else 0
+        self.check_names(step, num_steps, settings.checkpointing_steps)
+        return step
+
     def resume(self, name: str, num_steps: int) -> int:
         """Go on from the checkpoint that `--resume_from_checkpoint` names; return its step, 0 if there is none yet.
 

@@ -55,19 +55,12 @@ def train(
     """
     s = settings.resolved(len(dataset), accelerator.num_processes)
     share = Share(s.train_batch_size, accelerator.process_index, accelerator.num_processes, s.accumulation)
-    if accelerator.gradient_accumulation_steps != s.accumulation:
-        raise ValueError(
-            f"accelerator accumulates {accelerator.gradient_accumulation_steps}, settings {s.accumulation}"
-        )
     optimizer, ema = prepare(accelerator, learner, s, dataset[0])
     facts = {"seed": s.seed, "images_per_step": share.images_per_step, "dataset_size": len(dataset), **(same_run or {})}
     made_by = {"options": dict(options or vars(s)), **provenance(accelerator.device, share.processes).to_json()}
-    checkpoints = Checkpoints(
-        accelerator, learner, optimizer, ema, Path(output_dir), facts, made_by, s.checkpoints_total_limit
-    )
-    step = checkpoints.resume(s.resume_from_checkpoint, s.num_steps) if s.resume_from_checkpoint else 0
-    checkpoints.check_names(step, s.num_steps, s.checkpointing_steps)
-
+    parts, limit = (learner, optimizer, ema), s.checkpoints_total_limit
+    checkpoints = Checkpoints(accelerator, *parts, Path(output_dir), facts, made_by, limit)
+    step = checkpoints.begin(s)
     loader = make_loader(accelerator, learner, dataset, s, share, step)
     with (
         faults_in_one_line(s.dataloader_num_workers),
@@ -112,6 +105,10 @@ def prepare(
     Args:
         item: of the dataset; says which parameters no gradient reaches.
     """
+    if accelerator.gradient_accumulation_steps != settings.accumulation:
+        raise ValueError(
+            f"accelerator accumulates {accelerator.gradient_accumulation_steps}, settings {settings.accumulation}"
+        )
     network, device = learner.network.train(), accelerator.device
     for parameter in learner.idle_parameters(item):
         parameter.requires_grad_(False)  # no gradient reaches these, and DDP would wait for it
