@@ -38,6 +38,8 @@ def load_data(data: CelebaData) -> tuple[Dataset, Dataset]:
     dataset = kind(root, "train", max_images=data.max_images, flip=data.flip, **common)
     for note in dataset.notes():
         say(note)
+    for doubt in dataset.doubts():
+        warn(doubt)
     try:
         return dataset, kind(root, "val", max_images=100, **common)
     except DataError:

@@ -148,10 +148,13 @@ class CelebA(ImageDataset):
         return [name for name, v in zip(self.attributes, varies, strict=True) if not v]
 
     def notes(self) -> list[str]:
-        """Which rows are in which split; attributes about which nothing can be learnt here."""
-        rows = f"{len(self.values):,} {self.split} rows"
-        constant = [f"attribute {name} has one value only in the {rows}" for name in self.constant_attributes()]
-        return [self.partition_note, *constant]
+        """Which rows are in which split."""
+        return [self.partition_note]
+
+    def doubts(self) -> list[str]:
+        """Attributes about which nothing can be learnt here."""
+        where = "one value only in the {:,} training rows; nothing can be learnt about it".format(len(self))
+        return [f"attribute {name} has {where}" for name in self.constant_attributes()]
 
 
 def find_table(root: Path, stem: str) -> Path | None:

@@ -99,6 +99,10 @@ class ImageDataset(torch.utils.data.Dataset[Item]):
         """What a person should know of how the files were read, a sentence each."""
         return []
 
+    def doubts(self) -> list[str]:
+        """What makes a training on these images pointless in part, a sentence each."""
+        return []
+
     def fit_of(self, resolution: int) -> str:
         """How an image gets into a square of this side: as asked for, or else squeezed."""
         return self.fit or "squeeze"

@@ -21,7 +21,7 @@ from test_training import Latents, assert_equal, names, run
 from igm.files import locked
 from igm.models import ModelError
 from igm.training.checkpoints import find_checkpoint, find_latest
-from igm.training.loop import TrainingError, faults_in_one_line
+from igm.training.faults import TrainingError, faults_in_one_line
 
 NETWORK = "unet2dconditionmodel/diffusion_pytorch_model.safetensors"
 
@@ -311,6 +311,26 @@ def test_killed_loader_process(make_denoiser, tmp_path):
             max_train_steps=20,
         )
     assert find_latest(tmp_path) is not None and not list(tmp_path.glob(".*"))
+
+
+def test_small_shared_memory(train_args, tmp_path):
+    small = [
+        "unshare",
+        "--user",
+        "--map-root-user",
+        "--mount",
+        "sh",
+        "-c",
+        'mount -t tmpfs -o size=16k tmpfs /dev/shm && "$@"',
+        "-",
+    ]
+    if shutil.which("unshare") is None or subprocess.run([*small, "true"], capture_output=True).returncode:
+        pytest.skip("no user namespaces here")
+    args = map(str, train_args(dataloader_num_workers=1))
+    command = [*small, sys.executable, "train_clevr.py", *args]
+    done = subprocess.run(command, cwd=ROOT, env=script_env(tmp_path), capture_output=True, text=True, timeout=200)
+    check_refused(done.returncode, done.stderr.splitlines()[-1], "--dataloader_num_workers", "/dev/shm")
+    assert "Traceback" not in done.stderr
 
 
 def start(tmp_path, train_args, *more, **environment):

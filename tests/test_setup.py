@@ -1,6 +1,5 @@
 """What a training script does before the first step: dry run, refused checkpoints, machines without what was asked for."""
 
-import argparse
 import json
 import shutil
 import sys
@@ -13,7 +12,7 @@ from test_scripts import check_refused, free_port, train_args  # noqa: F401 (fix
 
 import igm.training.compositional
 from igm.baselines.resnet50 import Classifier
-from igm.dry_run import activation_bytes, describe_evaluation
+from igm.dry_run import activation_bytes, describe, memory_estimate, parts_of
 from igm.models.codec import PatchPCA
 from igm.models.unet import build_network
 from igm.training.settings import TrainSettings
@@ -86,9 +85,9 @@ def test_bytes_of_the_optimizer():
 
 
 def test_dry_run_of_an_evaluation(make_denoiser, capsys):
-    options = argparse.Namespace(batch_size=8, images_per_batch=2, mixed_precision="no", checkpoint="somewhere")
     denoiser = make_denoiser("position_unet", codec=PatchPCA(2, 4))
-    describe_evaluation(options, denoiser, {"3-5": range(7), "6-8": range(1200)})
+    memory = memory_estimate(denoiser, rows=8, images=2)
+    describe({"checkpoint": "somewhere"}, {"3-5": 7, "6-8": 1200}, parts_of(denoiser), memory)
     out = capsys.readouterr().out
     assert "checkpoint: somewhere" in out and "7 3-5 images, 1,200 6-8 images" in out
     assert "Network: PositionUNet" in out and "Codec: PatchPCA" in out and "Dry run" in out

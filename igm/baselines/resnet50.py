@@ -47,7 +47,11 @@ class AttributeResNet(ModelMixin, ConfigMixin):
         depths: tuple[int, ...] = (3, 4, 6, 3),
     ):
         super().__init__()
-        shape = {"embedding_size": embedding_size, "hidden_sizes": list(hidden_sizes), "depths": list(depths)}
+        shape: dict[str, Any] = {
+            "embedding_size": embedding_size,
+            "hidden_sizes": list(hidden_sizes),
+            "depths": list(depths),
+        }
         self.resnet = ResNetModel(ResNetConfig(**shape))
         self.head = nn.Linear(hidden_sizes[-1], cond_size // 2)
 
@@ -70,7 +74,8 @@ class Classifier(nn.Module):
 
     def __init__(self, network: nn.Module, facts: Facts | None = None):
         super().__init__()
-        self.network, self.facts = network, facts or Facts()
+        self.network: Any = network
+        self.facts = facts or Facts()
 
     @property
     def device(self) -> torch.device:
@@ -145,7 +150,7 @@ class ResNetLearner(Learner):
 
     def trial_pass(self, network: nn.Module, rows: int, images: int) -> torch.Tensor:
         """A face is one row, whatever its concepts."""
-        size = network.config.sample_size
+        size = self.network.config.sample_size
         return network(torch.empty(images, 3, size, size))
 
 

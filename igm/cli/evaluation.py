@@ -216,9 +216,9 @@ def run_evaluation(evaluation: Evaluation[DataT], load_groups: Callable[[Evaluat
         UserError, DataError, ModelError: a mistake of the user, in one line.
     """
     e = evaluation
-    checkpoint = e.checkpoint()
     check_counts_known(e)
     groups = load_groups(e)
+    checkpoint = e.checkpoint()
     for note in dict.fromkeys(note for dataset in groups.values() for note in dataset.notes()):
         print(note)
     for name, dataset in groups.items():

@@ -11,7 +11,7 @@ import psutil  # a dependency of accelerate
 
 from igm import UserError, warn
 from igm.models import ModelError
-from igm.training.loop import TrainingError
+from igm.training.faults import TrainingError
 
 # torchrun, without the stack trace of its own that it prints where a process has ended with an error.
 TORCHRUN = """
@@ -38,6 +38,7 @@ def run(main: Callable[[], None], *user_errors: type[Exception]) -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     start_cpu_processes()
+    mistakes: tuple[type[Exception], ...] = (UserError, ModelError, TrainingError, FloatingPointError, *user_errors)
     try:
         former = signal.signal(signal.SIGTERM, stop)
     except ValueError:  # not in the main thread
@@ -45,7 +46,7 @@ def run(main: Callable[[], None], *user_errors: type[Exception]) -> None:
     try:
         main()
         sys.stdout.flush()
-    except (UserError, ModelError, TrainingError, FloatingPointError, *user_errors) as error:
+    except mistakes as error:
         fail(str(error))
     except KeyboardInterrupt as error:
         terminated = isinstance(error, Stopped)
@@ -96,4 +97,5 @@ def end(line: str, code: int) -> NoReturn:
         print(line, file=sys.stderr, flush=True)
     if "RANK" in os.environ:
         os._exit(code)
+    sys.unraisablehook = lambda _: None  # what half-made objects say when they go is no news any more
     sys.exit(code)

@@ -25,14 +25,14 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from diffusers.training_utils import EMAModel
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 from igm import UserError, warn
 from igm.files import replace_json, write_through
 from igm.models import ModelError
 from igm.models.denoiser import EMA_DIR, NETWORK_DIR, load_network
 from igm.models.unet import one_line, read_config
-from igm.models.weights import find_weights, read_shapes, read_tensors
+from igm.models.weights import check_finite, find_weights, read_shapes
 from igm.settings import shortened
 from igm.training.learner import Learner, bare
 from igm.training.settings import TrainSettings
@@ -123,7 +123,9 @@ def weights_fault(checkpoint: Path) -> str | None:
         for place in [checkpoint / NETWORK_DIR, *average]:
             files = find_weights(place, "checkpoint")
             read_shapes(files, "checkpoint")
-            read_tensors(files, "checkpoint")
+            for file in files:
+                with safe_open(file, "pt") as tensors:
+                    check_finite({name: tensors.get_tensor(name) for name in tensors.keys()}, f"checkpoint {file}")
     except ModelError as error:
         return str(error)
     return None
@@ -180,6 +182,17 @@ class Checkpoints:
             raise ModelError(f"{folder} is of another network")
         self.ema.load_state_dict(state)
         self.ema.to(self.accelerator.device)
+
+    def begin(self, settings: TrainSettings) -> int:
+        """The step to begin at: that of the checkpoint to go on from, or 0.
+
+        Raises:
+            ModelError: that one is of another run, or cannot be read. UserError: one to come would replace another's.
+        """
+        name, num_steps = settings.resume_from_checkpoint, settings.num_steps
+        step = self.resume(name, num_steps) if name else 0
+        self.check_names(step, num_steps, settings.checkpointing_steps)
+        return step
 
     def resume(self, name: str, num_steps: int) -> int:
         """Go on from the checkpoint that `--resume_from_checkpoint` names; return its step, 0 if there is none yet.

@@ -42,6 +42,7 @@ class CompositionalLearner(Learner):
     def __init__(self, denoiser: Denoiser, snr_gamma: float | None = None):
         super().__init__(denoiser.network, denoiser.facts)
         self.denoiser, self.snr_gamma = denoiser, snr_gamma
+        self.scheduler: Any = denoiser.scheduler
 
     @classmethod
     def build(cls, model: ModelSettings, training: TrainSettings, facts: Facts) -> Self:
@@ -68,13 +69,14 @@ class CompositionalLearner(Learner):
         noise = Noise(batch["t"], batch["eps"])
         error = composed_error(self.denoiser, x_0, noise, batch["conds"], batch["weights"], batch["index"])  # (B,)
         if self.snr_gamma is not None:
-            kind = self.denoiser.scheduler.config.prediction_type
-            error = error * snr_weights(self.denoiser.alphas_cumprod, noise.t, self.snr_gamma, kind)
+            kind = self.scheduler.config.prediction_type
+            abar: Any = self.denoiser.alphas_cumprod
+            error = error * snr_weights(abar, noise.t, self.snr_gamma, kind)
         return error.mean()
 
     def identity(self) -> dict[str, Any]:
         """Also the schedule, and the codec's weights."""
-        schedule = {k: v for k, v in sorted(self.denoiser.scheduler.config.items()) if not k.startswith("_")}
+        schedule = {k: v for k, v in sorted(self.scheduler.config.items()) if not k.startswith("_")}
         codec = codec_fingerprint(self.codec) if self.codec is not None else None
         return {**super().identity(), "schedule": schedule, "codec": codec}
 
@@ -92,7 +94,8 @@ class CompositionalLearner(Learner):
         if "posterior_mean" in item:
             shape = tuple(item["posterior_mean"].shape)
         else:
-            size = item["pixel_values"].shape[-1] // self.denoiser.codec.downsampling
+            downsampling = self.codec.downsampling if self.codec is not None else 1
+            size = item["pixel_values"].shape[-1] // downsampling
             shape = (self.denoiser.latent_shape[0], size, size)
         density = training.t_logit_normal
         return StepNoise(shape, self.denoiser.num_timesteps, with_offset=training.offset_noise, logit_normal=density)
@@ -112,7 +115,7 @@ class CompositionalLearner(Learner):
     def save(self, folder: Path) -> None:
         """Network, schedule and facts."""
         super().save(folder)
-        self.denoiser.scheduler.save_pretrained(folder / "scheduler")
+        self.scheduler.save_pretrained(folder / "scheduler")
 
     def pictures(self, items: Sequence[Item], **sampling: Any) -> list[list[torch.Tensor]]:
         """The input, its composed generation, and a generation from each concept alone."""
@@ -133,17 +136,21 @@ def fresh_denoiser(model: ModelSettings, facts: Facts) -> Denoiser:
     codec.eval().requires_grad_(False)
     if Path(codec_name).is_dir():
         codec_name = Path(codec_name).resolve()  # the checkpoint is then of use from every folder
+    resolution = facts.resolution
+    if resolution is None:
+        raise ValueError("facts say no resolution")
     facts = dataclasses.replace(facts, codec=str(codec_name))
     denoiser = build_denoiser(model.unet_config, model.scheduler_config, codec, facts)
-    check_resolution(denoiser.network.config, codec, facts.resolution)
+    network: Any = denoiser.network
+    check_resolution(network.config, codec, resolution)
     if model.initialize_from:
-        copy_weights(load_network(Path(model.initialize_from)), denoiser.network, model.initialize_from)
-    if denoiser.resolution != facts.resolution:  # a convolutional network takes any; its checkpoints should say which
-        denoiser.network.register_to_config(sample_size=facts.resolution // codec.downsampling)
+        copy_weights(load_network(Path(model.initialize_from)), network, model.initialize_from)
+    if denoiser.resolution != resolution:  # a convolutional network takes any; its checkpoints should say which
+        network.register_to_config(sample_size=resolution // codec.downsampling)
     if model.gradient_checkpointing:
-        denoiser.network.enable_gradient_checkpointing()
+        network.enable_gradient_checkpointing()
     if model.enable_xformers_memory_efficient_attention:
-        use_xformers(denoiser.network)
+        use_xformers(network)
     return denoiser
 
 

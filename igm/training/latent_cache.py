@@ -16,6 +16,7 @@ import os
 import shutil
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ from igm import warn
 from igm.files import replace_json
 from igm.models.codec import Codec, codec_fingerprint
 from igm.training.batches import quiet_threads
+from igm.training.faults import faults_in_one_line
 
 BLOCK = 64  # images encoded, checked and made again together
 INDEX_FILE, VALUES_FILE, CHECKSUM_FILE = "index.json", "posteriors.f16", "blocks.crc32"
@@ -148,9 +150,10 @@ def encode_blocks(
 ) -> None:
     """Write the posteriors of some blocks of images, each followed by its checksum."""
     size = 2 * math.prod(index["shape"][1:]) * BLOCK  # bytes
-    rows = [range(b * BLOCK, min((b + 1) * BLOCK, len(dataset))) for b in blocks]
+    rows: list[Any] = [range(b * BLOCK, min((b + 1) * BLOCK, len(dataset))) for b in blocks]
     loader = DataLoader(Pixels(dataset), batch_sampler=rows, num_workers=num_workers, worker_init_fn=quiet_threads)
-    with tqdm(total=sum(map(len, rows)), desc="encoding", unit="image", leave=False, disable=quiet or not rows) as bar:
+    bar = tqdm(total=sum(map(len, rows)), desc="encoding", unit="image", leave=False, disable=quiet or not rows)
+    with bar, faults_in_one_line(num_workers):
         for block, images in zip(blocks, loader, strict=True):
             both = torch.stack(codec.posterior(images.to(device)), dim=1)  # (b, 2, C, H, W)
             values = both.half().cpu().numpy().tobytes()

@@ -17,6 +17,7 @@ from torch import nn
 from igm import UserError
 from igm.facts import FACTS_FILE, Facts
 from igm.files import replace_json
+from igm.models.codec import Codec
 from igm.models.denoiser import NETWORK_DIR
 from igm.training.batches import StepNoise
 from igm.training.settings import ModelSettings, TrainSettings
@@ -40,7 +41,8 @@ class Learner(ABC):
     draws: ClassVar[bool] = False  # whether it makes validation pictures
 
     def __init__(self, network: nn.Module, facts: Facts):
-        self.network, self.facts = network, facts
+        self.network: Any = network  # its config, and how it is saved, are diffusers'
+        self.facts = facts
 
     @classmethod
     @abstractmethod
@@ -69,7 +71,7 @@ class Learner(ABC):
         """What `network`, of this one's kind, gives for `rows` empty concepts of `images`; measures its memory."""
 
     @property
-    def codec(self) -> nn.Module | None:
+    def codec(self) -> Codec | None:
         """What turns pixels into what the network sees; None where that is the pixels themselves."""
         return None
 
@@ -119,7 +121,7 @@ def find_learner(name: str) -> type[Learner]:
     for package in PACKAGES:
         for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
             importlib.import_module(f"{package}.{module.name}")
-        for learner in subclasses(Learner):
+        for learner in subclasses(Learner):  # type: ignore[type-abstract]
             if known.setdefault(learner.name, learner) is not learner and learner.name:
                 raise ValueError(f"learner {learner.name!r} is defined by {known[learner.name]} and by {learner}")
         if name and name in known:
@@ -127,7 +129,7 @@ def find_learner(name: str) -> type[Learner]:
     raise UserError(f"--learner {name} is not known; there are {', '.join(sorted(filter(None, known)))}")
 
 
-def subclasses(parent: type) -> Iterator[type]:
+def subclasses(parent: type[Learner]) -> Iterator[type[Learner]]:
     """All classes below one, each once."""
     for child in parent.__subclasses__():
         yield child

@@ -8,7 +8,7 @@ import contextlib
 import functools
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +20,12 @@ from tqdm import tqdm
 
 from igm import warn
 from igm.models.compilation import compiled_agrees
-from igm.models.unet import one_line
 from igm.provenance import provenance
 from igm.training.batches import Share, TrainingBatches
 from igm.training.checkpoints import Checkpoints
+from igm.training.faults import TrainingError, faults_in_one_line
 from igm.training.learner import Batch, Learner, bare
 from igm.training.settings import TrainSettings
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on; the message says at which step and what is kept."""
 
 
 def train(
@@ -59,19 +55,17 @@ def train(
     """
     s = settings.resolved(len(dataset), accelerator.num_processes)
     share = Share(s.train_batch_size, accelerator.process_index, accelerator.num_processes, s.accumulation)
-    if accelerator.gradient_accumulation_steps != s.accumulation:
-        raise ValueError(f"accumulation {s.accumulation}, the accelerator's {accelerator.gradient_accumulation_steps}")
     optimizer, ema = prepare(accelerator, learner, s, dataset[0])
     facts = {"seed": s.seed, "images_per_step": share.images_per_step, "dataset_size": len(dataset), **(same_run or {})}
     made_by = {"options": dict(options or vars(s)), **provenance(accelerator.device, share.processes).to_json()}
-    checkpoints = Checkpoints(
-        accelerator, learner, optimizer, ema, Path(output_dir), facts, made_by, s.checkpoints_total_limit
-    )
-    step = checkpoints.resume(s.resume_from_checkpoint, s.num_steps) if s.resume_from_checkpoint else 0
-    checkpoints.check_names(step, s.num_steps, s.checkpointing_steps)
-
+    parts, limit = (learner, optimizer, ema), s.checkpoints_total_limit
+    checkpoints = Checkpoints(accelerator, *parts, Path(output_dir), facts, made_by, limit)
+    step = checkpoints.begin(s)
     loader = make_loader(accelerator, learner, dataset, s, share, step)
-    with faults_in_one_line(), contextlib.closing(Meter(accelerator, s, step, share.images_per_step)) as meter:
+    with (
+        faults_in_one_line(s.dataloader_num_workers),
+        contextlib.closing(Meter(accelerator, s, step, share.images_per_step)) as meter,
+    ):
         rehearse(accelerator, learner, optimizer, loader, s)
         for batch in loader:
             batch = to_device(batch, accelerator.device)
@@ -103,26 +97,6 @@ def train(
     return step
 
 
-@contextlib.contextmanager
-def faults_in_one_line() -> Iterator[None]:
-    """Turn what a machine lacks into one line with the way out.
-
-    Raises:
-        TrainingError: a loader process ended, or memory ran out.
-    """
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        kept, text = "the last checkpoint is kept", one_line(error)
-        if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text:
-            mend = "lower --train_batch_size (and raise --gradient_accumulation_steps), or use --gradient_checkpointing"
-            raise TrainingError(f"memory ran out; {kept}; {mend}") from error
-        if text.startswith("DataLoader worker") or "shared memory" in text or "torch_shm" in text:
-            mend = "lower --dataloader_num_workers (0: none), or give /dev/shm more space"
-            raise TrainingError(f"a loader process ended ({text}); {kept}; {mend}") from error
-        raise
-
-
 def prepare(
     accelerator: Accelerator, learner: Learner, settings: TrainSettings, item: Mapping[str, Any]
 ) -> tuple[torch.optim.Optimizer, EMAModel | None]:
@@ -131,6 +105,10 @@ def prepare(
     Args:
         item: of the dataset; says which parameters no gradient reaches.
     """
+    if accelerator.gradient_accumulation_steps != settings.accumulation:
+        raise ValueError(
+            f"accelerator accumulates {accelerator.gradient_accumulation_steps}, settings {settings.accumulation}"
+        )
     network, device = learner.network.train(), accelerator.device
     for parameter in learner.idle_parameters(item):
         parameter.requires_grad_(False)  # no gradient reaches these, and DDP would wait for it
@@ -179,7 +157,7 @@ def rehearse(
     """
     if not len(loader) or not (settings.compile or accelerator.num_processes > 1):
         return
-    batch = to_device(loader.dataset[loader.sampler[0]], accelerator.device)
+    batch = to_device(loader.dataset[next(iter(loader.sampler))], accelerator.device)
     if accelerator.num_processes > 1:
         learner.loss(batch).backward()
         optimizer.zero_grad()
@@ -211,7 +189,7 @@ def make_optimizer(network: torch.nn.Module, settings: TrainSettings) -> torch.o
     """
     parameters = [p for p in network.parameters() if p.requires_grad]
     device = parameters[0].device.type
-    options = {
+    options: dict[str, Any] = {
         "lr": settings.learning_rate,
         "betas": (settings.adam_beta1, settings.adam_beta2),
         "weight_decay": settings.adam_weight_decay,
@@ -228,7 +206,7 @@ def make_optimizer(network: torch.nn.Module, settings: TrainSettings) -> torch.o
     return bitsandbytes.optim.AdamW8bit(parameters, **options)
 
 
-def make_ema(network: torch.nn.Module, settings: TrainSettings) -> EMAModel:
+def make_ema(network: Any, settings: TrainSettings) -> EMAModel:
     """Running average of the weights, with a decay that warms up so that early steps do not linger."""
     return EMAModel(
         network.parameters(),

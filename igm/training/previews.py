@@ -32,7 +32,7 @@ def validation_pictures(
         items: dataset items with `pixel_values`, `conds` (K, D), `mask` (K,).
         batch_size: images sampled at once.
     """
-    pipeline = CompositionPipeline(denoiser, scheduler)
+    pipeline: Any = CompositionPipeline(denoiser, scheduler)
     pipeline.set_progress_bar_config(disable=True)
     device = denoiser.device
     rows = []

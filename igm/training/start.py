@@ -116,14 +116,15 @@ def run_training(
     training, run_dir = job.training, job.run_dir
     if training.compile and not compiler_works(accelerator.device):
         training = dataclasses.replace(training, compile=False)
-    if caches(training, dataset, learner):
-        learner.codec.to(accelerator.device)
+    codec = learner.codec
+    if codec is not None and caches(training, dataset, learner):
+        codec.to(accelerator.device)
         workers = training.dataloader_num_workers
-        path = build_cache(dataset, learner.codec, run_dir / "cache", device=accelerator.device, num_workers=workers)
+        path = build_cache(dataset, codec, run_dir / "cache", device=accelerator.device, num_workers=workers)
         dataset = CachedLatents(dataset, path)
-    elif accelerator.device.type == "cuda" and learner.codec is not None:  # what is kept is encoded in float32
+    elif accelerator.device.type == "cuda" and codec is not None:  # what is kept is encoded in float32
         precisions = {"fp16": torch.float16, "bf16": torch.bfloat16}
-        learner.codec.to(precisions.get(accelerator.mixed_precision, torch.float32))
+        codec.to(precisions.get(accelerator.mixed_precision, torch.float32))
     if accelerator.is_main_process:
         run_dir.mkdir(parents=True, exist_ok=True)
         made_by = provenance(accelerator.device, accelerator.num_processes).to_json()
@@ -257,9 +258,10 @@ def describe_training(job: Job, dataset: Any, validation: Any, learner: Learner)
         state_bytes=training.state_bytes,
     )
     more = []
-    if caches(training, dataset, learner):
-        path = cache_path(job.run_dir / "cache", dataset, learner.codec)
-        size = cache_bytes(cache_index(path, dataset, learner.codec)) / 1e6
+    codec = learner.codec
+    if codec is not None and caches(training, dataset, learner):
+        path = cache_path(job.run_dir / "cache", dataset, codec)
+        size = cache_bytes(cache_index(path, dataset, codec)) / 1e6
         more.append(f"Latents cache: {size:,.1f} MB in {path}, {'there' if path.exists() else 'not built yet'}")
     counts = {"training": len(dataset)}
     if learner.draws and job.report.num_validation_images:

@@ -5,8 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
-from accelerate.tracking import get_available_trackers
+from accelerate import Accelerator, tracking
 from accelerate.utils import LoggerType
 
 from igm import UserError, warn
@@ -22,7 +21,7 @@ def choose_tracker(name: str) -> str | None:
         return None
     if name != "all" and name not in {str(kind) for kind in LoggerType}:
         raise UserError(f"--report_to {name} is not known; use one of {', '.join(sorted(map(str, LoggerType)))}, none")
-    if name != "all" and name not in map(str, get_available_trackers()):
+    if name != "all" and name not in map(str, tracking.get_available_trackers()):
         warn(f"--report_to {name}: the package is not installed (pip install {name}); training goes on without it")
         return None
     if name in ("wandb", "all"):
