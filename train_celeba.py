@@ -7,7 +7,7 @@ Examples:
 
 from dataclasses import dataclass
 
-from igm import say
+from igm import say, warn
 from igm.cli.launch import run
 from igm.cli.training import read_training
 from igm.data import DataError, find_dataset

@@ -153,7 +153,7 @@ class CelebA(ImageDataset):
 
     def doubts(self) -> list[str]:
         """Attributes about which nothing can be learnt here."""
-        where = "one value only in the {:,} training rows; nothing can be learnt about it".format(len(self))
+        where = f"one value only in the {len(self):,} training rows; nothing can be learnt about it"
         return [f"attribute {name} has {where}" for name in self.constant_attributes()]
 
 
