@@ -5,10 +5,12 @@ import shutil
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from test_scripts import check_refused, checkpoint, eval_args, records_of  # noqa: F401  (fixtures)
 
 from igm import UserError
-from igm.evaluation.run import within_memory
+from igm.evaluation.run import Worker, within_memory
+from igm.files import locked
 
 
 def test_count_is_inferred_and_recorded(run_main, eval_args, tmp_path):  # noqa: F811
@@ -96,3 +98,64 @@ def test_other_errors_and_the_last_row_are_not_hidden():
         within_memory(infer, 8)()
     with pytest.raises(UserError, match="too little memory"):
         within_memory(infer, 4)()
+
+
+def test_second_writer_is_told_at_once_and_the_first_run_stays_whole(run_main, eval_args, tmp_path):  # noqa: F811
+    folder = tmp_path / "results" / "clevr" / "eval-pursuit"
+    assert run_main("eval_clevr", *eval_args("--no_figures", "--object_counts", "3-5"))[0] == 0
+    before = (folder / "results.jsonl").read_text()
+    with locked(folder):
+        code, _, err = run_main("eval_clevr", *eval_args("--no_figures", "--object_counts", "3-5"))
+    check_refused(code, err.splitlines()[-1], folder)
+    assert (folder / "results.jsonl").read_text() == before
+
+
+def test_resume_refuses_other_weights_of_the_same_name(run_main, eval_args, checkpoint, tmp_path):  # noqa: F811
+    args = eval_args("--no_figures", "--object_counts", "3-5")
+    assert run_main("eval_clevr", *args)[0] == 0
+    (file,) = (checkpoint / "unet2dconditionmodel").glob("*.safetensors")
+    tensors = load_file(file)
+    tensors[min(tensors)] += 0.5
+    save_file(tensors, file)
+    code, _, err = run_main("eval_clevr", *args, "--resume")
+    check_refused(code, err.splitlines()[-1], "cannot resume", "weights")
+
+
+@pytest.mark.parametrize("name", ["options.json", "results.jsonl"])
+def test_broken_files_of_a_folder_are_named(name, run_main, eval_args, tmp_path):  # noqa: F811
+    args = eval_args("--no_figures", "--object_counts", "3-5")
+    folder = tmp_path / "results" / "clevr" / "eval-pursuit"
+    assert run_main("eval_clevr", *args)[0] == 0
+    (folder / name).write_text("[" * 100_000 + "\n" + (folder / "results.jsonl").read_text())
+    code, _, err = run_main("eval_clevr", *args, "--resume")
+    check_refused(code, err.splitlines()[-1], folder / name)
+    code, _, err = run_main("igm.evaluation.summary", folder)
+    check_refused(code, err.splitlines()[-1], folder / name)
+
+
+@pytest.mark.parametrize("name", ["../out", "a/b", "..", "/tmp/x", "a\x1b[31m"])
+def test_name_of_a_run_never_leads_elsewhere(name, run_main, eval_args, no_model):  # noqa: F811
+    code, _, err = run_main("eval_clevr", *eval_args(tracker_project_name=name))
+    check_refused(code, err, "--tracker_project_name")
+    assert "\x1b" not in err
+
+
+def test_stopped_evaluation_says_how_to_go_on(run_main, eval_args, monkeypatch, tmp_path):  # noqa: F811
+    """Ctrl-C in the second batch: exit code 130, one line; what was computed is kept, and --resume computes the rest."""
+    calls = []
+    own = Worker.infer
+
+    def infer(self, batch):
+        calls.append(batch)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return own(self, batch)
+
+    monkeypatch.setattr(Worker, "infer", infer)
+    args = eval_args("--no_figures", "--object_counts", "3-5", images_per_batch=1)
+    code, _, err = run_main("eval_clevr", *args)
+    assert code == 130 and "--resume" in err.splitlines()[-1] and "Traceback" not in err
+    folder = tmp_path / "results" / "clevr" / "eval-pursuit"
+    assert len(records_of(folder)) == 1
+    assert run_main("eval_clevr", *args, "--resume")[0] == 0
+    assert len(records_of(folder)) == 2 and len(calls) == 3

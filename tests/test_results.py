@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from igm import UserError
 from igm.evaluation import summary
 from igm.evaluation.records import (
     RecordWriter,
@@ -233,7 +234,7 @@ def test_a_folder_is_scored_again_from_its_records(tmp_path, monkeypatch, capsys
     (tmp_path / "summary.json").unlink()
     with pytest.raises(ValueError, match="'birds'"):
         rescore(tmp_path)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(UserError, match="no results.jsonl"):
         rescore(tmp_path / "nowhere")
 
 

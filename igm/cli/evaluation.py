@@ -23,7 +23,7 @@ from igm.evaluation.weights import weights_fingerprint
 from igm.inference.method import Method, methods_of
 from igm.models import ModelError
 from igm.resources import PRETRAINED
-from igm.settings import Settings, positive, setting
+from igm.settings import Settings, folder_name, positive, setting
 from igm.tasks import find_task
 from igm.tasks.task import Task
 from igm.training.checkpoints import list_checkpoints
@@ -96,14 +96,11 @@ class RunSettings(Settings):
     allow_tf32: bool = setting(False, "TF32 matrix products on Ampere and later GPUs")
     compile: bool = setting(False, "torch.compile the network: for many images on a GPU", determines=False)
     output_dir: str = setting("outputs", "results go to <output_dir>/<tracker_project_name>", determines=False)
-    tracker_project_name: str | None = setting(None, "name of the run (default: the method's)", determines=False)
+    tracker_project_name: str | None = setting(
+        None, "name of the run and of its folder (default: the method's)", kind=folder_name, determines=False
+    )
     no_figures: bool = setting(False, "records and summary only", determines=False)
     dry_run: bool = setting(False, "print options, data, parameters and memory, and stop", determines=False)
-
-    def check(self) -> None:
-        name = self.tracker_project_name
-        if name is not None and (Path(name).name != name or name in (".", "..") or not name.isprintable()):
-            raise UserError(f"--tracker_project_name {name!r} must be the plain name of a folder")
 
 
 DataT = TypeVar("DataT", bound=DataSettings)

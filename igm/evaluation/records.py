@@ -20,12 +20,13 @@ Further keys are kept. `python -m igm.evaluation.summary DIR` scores a results f
 import json
 import logging
 import math
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from igm import UserError
+from igm.files import replace_json, replace_text
+from igm.settings import shortened
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ class RecordWriter:
         """Open `path`, a file in the results folder (see `shard_path`); its parents are created.
 
         Raises:
-            ValueError: on resuming with options other than the stored ones, without stored ones, or from a file with
+            UserError: on resuming with options other than the stored ones, without stored ones, or from a file with
                 a line that cannot be read.
         """
         self.path = Path(path)
@@ -80,7 +81,7 @@ class RecordWriter:
             check_options(options_path, options)
             if self.path.exists():
                 own = read_records(self.path)
-                write_atomically(self.path, "".join(to_line(record) for record in own))
+                replace_text(self.path, "".join(to_line(record) for record in own))
             self.finished = {key_of(record): record for record in read_results(self.path.parent)}
         else:
             if self.path.name == RESULTS_NAME:
@@ -94,10 +95,12 @@ class RecordWriter:
         """Append one record and flush it; arrays and tensors become lists, other values that are not finite null.
 
         Raises:
-            ValueError: if a key is missing, or a condition holds a number that is not finite.
+            ValueError: if a key is missing, an image comes twice, or a condition holds a number that is not finite.
         """
         plain = to_plain(record)
         check_record(plain, f"the record of image {record.get('image_id')!r}")
+        if key_of(plain) in self.finished:
+            raise ValueError(f"a second record of image {plain['image_id']!r} in group {plain['group']!r}")
         self._file.write(to_line(plain))
         self._file.flush()
         self.finished[key_of(plain)] = plain
@@ -136,7 +139,7 @@ def read_records(path: str | Path) -> list[Record]:
     """Read one result file, in the order of its lines. A torn last line (a killed run) is left out with a warning.
 
     Raises:
-        ValueError: naming file and line, for any other line that is not a complete record.
+        UserError: naming file and line, for any other line that is not a complete record.
     """
     records = []
     lines = Path(path).read_text(encoding="utf-8", errors="replace").split("\n")
@@ -144,27 +147,31 @@ def read_records(path: str | Path) -> list[Record]:
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
+            record = json.loads(line, parse_constant=_refuse_constant)
             check_record(record, "the line")
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if number == len(lines):  # not ended by a newline: the run was killed while writing it
                 logger.warning("%s: line %d is torn and left out", path, number)
                 break
-            raise UserError(f"{path}, line {number}: {error}") from error
+            cause = shortened(str(error), 200)
+            raise UserError(f"{path}, line {number}: {cause}; take the line out, or infer again") from error
         records.append(record)
     return records
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")
 
 
 def read_results(folder: str | Path) -> list[Record]:
     """Read all result files of a folder, each image once.
 
     Raises:
-        FileNotFoundError: if the folder has no result file.
-        ValueError: as `read_records`.
+        UserError: if the folder has no result file, or as `read_records`.
     """
     files = result_files(folder)
     if not files:
-        raise FileNotFoundError(f"no {RESULTS_NAME} in {folder}")
+        raise UserError(f"no {RESULTS_NAME} in {folder}; name a folder that an evaluation wrote")
     return first_of_each(record for path in files for record in read_records(path))
 
 
@@ -190,7 +197,7 @@ def merge_shards(paths: Iterable[str | Path], out: str | Path) -> list[Record]:
     files = [path for path in [out, *shards] if path.exists()]
     records = first_of_each(record for path in files for record in read_records(path))
     records.sort(key=key_of)
-    write_atomically(out, "".join(to_line(record) for record in records))
+    replace_text(out, "".join(to_line(record) for record in records))
     for path in shards:
         path.unlink(missing_ok=True)
     return records
@@ -215,22 +222,47 @@ def to_plain(value: Any) -> Any:
 
 
 def check_record(record: Any, what: str) -> None:
+    """Raise ValueError unless a record has all keys, each of its kind, and finite numbers."""
     if not isinstance(record, dict):
         raise ValueError(f"{what} is not a record but {type(record).__name__}")
     missing = [key for key in RECORD_KEYS if key not in record]
     if missing:
         raise ValueError(f"{what} lacks {', '.join(missing)}")
-    for name in ("conds_true", "conds_pred"):
+    wrong = next((name for name, holds in _KINDS.items() if not holds(record[name])), None)
+    if wrong is not None:
         # A condition that diverged must stop the run: scored as if it were far away, it would hide the fault.
-        if holds_none(record[name]) and record[name] is not None:
-            raise ValueError(f"{what} holds a number that is not finite in {name}: {record[name]}")
+        raise ValueError(f"{what} holds in {wrong} a value that is not finite or not of its kind: {record[wrong]}")
 
 
-def holds_none(value: Any) -> bool:
-    return any(holds_none(item) for item in value) if isinstance(value, list) else value is None
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def _are_conds(value: Any) -> bool:
+    rows = isinstance(value, list) and all(isinstance(row, list) and all(map(_is_number, row)) for row in value)
+    return rows and len({len(row) for row in value}) <= 1
+
+
+_KINDS: dict[str, Callable[[Any], bool]] = {
+    "image_id": lambda v: isinstance(v, str),
+    "group": lambda v: isinstance(v, str),
+    "conds_true": lambda v: v is None or _are_conds(v),
+    "conds_pred": _are_conds,
+    "num_true": lambda v: v is None or _is_count(v),
+    "num_pred": _is_count,
+    "error": lambda v: v is None or _is_number(v),
+    "confidence": lambda v: v is None or (_is_number(v) and 0 <= v <= 1),
+    "unet_evaluations": lambda v: isinstance(v, dict) and all(_is_number(v.get(k)) for k in ("forward", "backward")),
+    "seconds": _is_number,
+}
 
 
 def check_options(path: Path, options: Mapping[str, Any]) -> None:
+    """Raise UserError unless a run has the options of the one that it resumes."""
     if not path.exists():
         raise UserError(f"cannot resume: {path} is missing, so the options of the finished images are unknown")
     stored, options = read_json(path), to_plain(options)
@@ -241,10 +273,12 @@ def check_options(path: Path, options: Mapping[str, Any]) -> None:
 
 
 def key_of(record: Mapping[str, Any]) -> tuple[str, str]:
+    """What tells an image from all others of a results folder."""
     return record["group"], record["image_id"]
 
 
 def first_of_each(records: Iterable[Record]) -> list[Record]:
+    """The records, of each image the first."""
     unique: dict[tuple[str, str], Record] = {}
     for record in records:
         unique.setdefault(key_of(record), record)
@@ -252,22 +286,30 @@ def first_of_each(records: Iterable[Record]) -> list[Record]:
 
 
 def to_line(record: Mapping[str, Any]) -> str:
+    """A record as a line of JSON."""
     return json.dumps(to_plain(record), allow_nan=False) + "\n"
 
 
 def write_json(path: str | Path, value: Mapping[str, Any]) -> dict[str, Any]:
+    """Replace a file by a value as JSON; return what it holds."""
     plain = to_plain(value)
-    write_atomically(path, json.dumps(plain, indent=2, allow_nan=False) + "\n")
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    replace_json(path, plain)
     return plain
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    """The object that a file of a results folder holds; empty where there is no such file.
 
-
-def write_atomically(path: str | Path, text: str) -> None:
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")  # its own name per process: all write options.json
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    Raises:
+        UserError: it is no JSON object.
+    """
+    if not path.exists():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is not the JSON object that it was; restore it, or infer again without --resume")
+    return value

@@ -9,7 +9,7 @@ from PIL import Image
 from igm.data import DataError
 from igm.data.images import decode_image
 from igm.evaluation.records import read_options, read_results
-from igm.evaluation.summary import task_of
+from igm.evaluation.summary import fitting, task_of
 from igm.tasks.task import Record, Sheet
 
 
@@ -31,7 +31,8 @@ def redraw(folder: str | Path, max_images: int = 24) -> list[Path]:
         groups.setdefault(record["group"], []).append(record)
     task = task_of(folder, options.get("task"))
     sheets = {group: sheet_of(spread(records, max_images), folder) for group, records in groups.items()}
-    return task.draw(groups, sheets, folder / "figures", options)
+    with fitting(folder, task):
+        return task.draw(groups, sheets, folder / "figures", options)
 
 
 def sheet_of(records: list[Record], folder: Path) -> Sheet:

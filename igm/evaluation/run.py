@@ -1,5 +1,6 @@
 """From images to records and a summary: what every evaluation does, whatever the method and the task."""
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from igm.evaluation.records import (
     shard_path,
 )
 from igm.evaluation.summary import write_summary
+from igm.files import locked
 from igm.inference.method import Method
 from igm.inference.types import Inferred
 from igm.settings import Settings, positive, setting
@@ -61,38 +63,53 @@ def evaluate(
         num_objects: known number of concepts in images without ground truth.
 
     Raises:
-        UserError: the method needs the number of concepts, and nobody knows it; or a run that cannot be resumed.
+        UserError: the method needs the number of concepts, and nobody knows it; a run that cannot be resumed; or
+            another process is writing there.
     """
     state, batching, output_dir = PartialState(), batching or BatchSettings(), Path(output_dir)
     options = {"task": task.name, "method": method.name, "checkpoint": checkpoint, **options}
-    if state.is_main_process and not batching.resume:
-        clear_results(output_dir)
-    state.wait_for_everyone()
     worker = Worker(method, task, groups, options.get("seed", 0), batching.batch_size, num_objects)
-    todo = [(name, i) for name, dataset in groups.items() for i in range(len(dataset))]
+    with locked(output_dir) if state.is_main_process else contextlib.nullcontext():
+        if state.is_main_process and not batching.resume:
+            clear_results(output_dir)
+        state.wait_for_everyone()
+        infer_all(worker, output_dir, options, batching)
+        state.wait_for_everyone()
+        if not state.is_main_process:
+            return {}
+        return write_summary(
+            output_dir / SUMMARY_NAME,
+            task=task,
+            method=method.name,
+            records=merge_shards(result_files(output_dir), output_dir / RESULTS_NAME),
+            options=options,
+            checkpoint=checkpoint,
+            device=str(method.model.device),
+        )
+
+
+def infer_all(worker: "Worker", output_dir: Path, options: Mapping[str, Any], batching: BatchSettings) -> None:
+    """Write the record of every image that this process has to infer and that has none yet.
+
+    Raises:
+        KeyboardInterrupt: stopped; its notes say how to go on.
+    """
+    state, size = PartialState(), batching.images_per_batch
     path = shard_path(output_dir, state.process_index, state.num_processes)
     with RecordWriter(path, batching.resume, options) as writer:
-        todo = [(g, i) for g, i in todo if (g, groups[g].annotation(i)["image_id"]) not in writer.finished]
+        todo = [(g, i) for g, i in worker.images() if (g, worker.image_id(g, i)) not in writer.finished]
         mine = todo[state.process_index :: state.num_processes]
-        size = batching.images_per_batch
-        with tqdm(total=len(mine), unit="image", desc=method.name, disable=not state.is_main_process) as bar:
+        name = worker.method.name
+        with tqdm(total=len(mine), unit="image", desc=name, disable=not state.is_main_process) as bar:
             for batch in (mine[first : first + size] for first in range(0, len(mine), size)):
-                for record in worker.infer(batch):
-                    writer.write(record)
+                try:
+                    for record in worker.infer(batch):
+                        writer.write(record)
+                except KeyboardInterrupt as stop:
+                    kept = f"{bar.n} of {len(mine)} images are in {output_dir}"
+                    stop.add_note(f"{kept}; the same command with --resume goes on")
+                    raise
                 bar.update(len(batch))
-    state.wait_for_everyone()
-    if not state.is_main_process:
-        return {}
-    records = merge_shards(result_files(output_dir), output_dir / RESULTS_NAME)
-    return write_summary(
-        output_dir / SUMMARY_NAME,
-        task=task,
-        method=method.name,
-        records=records,
-        options=options,
-        checkpoint=checkpoint,
-        device=str(method.model.device),
-    )
 
 
 class Worker:
@@ -109,6 +126,14 @@ class Worker:
         self.method, self.task, self.groups, self.seed = method, task, groups, seed
         self.num_objects = num_objects
         self.roomy = within_memory(method, batch_size or method.rows_at_once)
+
+    def images(self) -> list[tuple[str, int]]:
+        """(group, item number) of every image."""
+        return [(name, i) for name, dataset in self.groups.items() for i in range(len(dataset))]
+
+    def image_id(self, group: str, i: int) -> str:
+        """The name of an image in its group."""
+        return self.groups[group].annotation(i)["image_id"]
 
     def infer(self, batch: Sequence[tuple[str, int]]) -> list[Record]:
         """The records of some (group, item number)."""

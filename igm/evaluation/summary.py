@@ -1,8 +1,10 @@
 """Summaries: the scores of a results folder, and comparisons of two."""
 
 import argparse
+import contextlib
+import math
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from igm.evaluation.records import (
     write_json,
 )
 from igm.evaluation.table import format_table
+from igm.settings import shortened
 from igm.statistics import bootstrap_interval
 from igm.tasks import find_task
 from igm.tasks.task import Task
@@ -86,25 +89,41 @@ def rescore(folder: str | Path) -> dict[str, Any]:
     those of the run.
 
     Raises:
-        FileNotFoundError: if the folder has no result file.
-        ValueError: if a line cannot be read or the task is unknown.
+        UserError: if the folder has no result file, a line cannot be read, or the task is unknown.
     """
     folder = Path(folder)
     records = read_results(folder)
     options = read_json(folder / OPTIONS_NAME)
     former = read_json(folder / SUMMARY_NAME)
     task = task_of(folder, former.get("task", options.get("task")))
-    return write_summary(
-        folder / SUMMARY_NAME,
-        task=task,
-        method=former.get("method", options.get("method")),
-        records=records,
-        options=options,
-        checkpoint=former.get("checkpoint", options.get("checkpoint")),
-        versions=former.get("versions"),
-        device=former.get("device"),
-        threads=former.get("threads"),
-    )
+    with fitting(folder, task):
+        return write_summary(
+            folder / SUMMARY_NAME,
+            task=task,
+            method=former.get("method", options.get("method")),
+            records=records,
+            options=options,
+            checkpoint=former.get("checkpoint", options.get("checkpoint")),
+            versions=former.get("versions"),
+            device=former.get("device"),
+            threads=former.get("threads"),
+        )
+
+
+@contextlib.contextmanager
+def fitting(folder: Path, task: Task) -> Iterator[None]:
+    """Turn what goes wrong with records or options that are not a task's into one line.
+
+    Raises:
+        UserError: naming the folder.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        cause = shortened(str(error), 200)
+        raise UserError(f"{folder}: records or options are not those of {task.name} ({cause}); infer again") from error
 
 
 def task_of(folder: Path, name: str | None) -> Task:
@@ -125,22 +144,28 @@ def compare(folder: str | Path, other: str | Path) -> list[str]:
     The 95 % interval is over images and paired: the same resampled images count for both.
 
     Raises:
-        FileNotFoundError: if a folder has no result file. UserError: other tasks, or no image in common.
+        UserError: a folder has no result file, other tasks, or no image in common.
     """
     tasks = [task_of(Path(place), read_options(place).get("task")) for place in (folder, other)]
     ours, theirs = ({key_of(r): r for r in read_results(place) if r["conds_true"]} for place in (folder, other))
     shared = [key for key in ours if key in theirs and ours[key]["conds_true"] == theirs[key]["conds_true"]]
     if tasks[0] is not tasks[1] or not shared:
         raise UserError(f"{folder} and {other} have no image of one task in common; name runs on the same images")
-    lines = []
-    for group in dict.fromkeys(group for group, _ in shared):
-        keys = [key for key in shared if key[0] == group]
-        (top, of), (other_top, _) = (tasks[0].headline([side[k] for k in keys]) for side in (ours, theirs))
-        difference = np.asarray(top, dtype=float) - other_top
-        low, high = bootstrap_interval(difference, of)
-        score = 100 * difference.sum() / of.sum()
-        lines.append(f"{group}: {score:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}] on {len(keys):,} images")
-    return lines
+    groups: dict[str, list[tuple[Record, Record]]] = {}
+    for key in shared:
+        groups.setdefault(key[0], []).append((ours[key], theirs[key]))
+    with fitting(Path(folder), tasks[0]):
+        return [compare_group(tasks[0], group, pairs) for group, pairs in groups.items()]
+
+
+def compare_group(task: Task, group: str, pairs: Sequence[tuple[Record, Record]]) -> str:
+    """The line of one group, from both records of each image that both runs have."""
+    ours, theirs = zip(*pairs, strict=True)
+    (top, of), (other_top, _) = task.headline(ours), task.headline(theirs)
+    difference = np.asarray(top, dtype=float) - other_top
+    low, high = bootstrap_interval(difference, of) or (math.nan, math.nan)
+    score = 100 * difference.sum() / of.sum()
+    return f"{group}: {score:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}] on {len(pairs):,} images"
 
 
 def library_versions() -> dict[str, str]:
@@ -168,8 +193,8 @@ def main() -> None:
     try:
         summary = rescore(options.folder)
         differences = compare(options.folder, options.against) if options.against else []
-    except (FileNotFoundError, ValueError) as error:
-        parser.error(str(error))
+    except UserError as error:
+        parser.exit(2, f"error: {error}\n")
     print("\n".join([format_table(summary), *differences]))
 
 
