@@ -133,7 +133,7 @@ def test_broken_files_of_a_folder_are_named(name, run_main, eval_args, tmp_path)
     check_refused(code, err.splitlines()[-1], folder / name)
 
 
-@pytest.mark.parametrize("name", ["../out", "a/b", "..", "/tmp/x", "a\x1b[31m"])
+@pytest.mark.parametrize("name", ["../out", "..", "/tmp/x", "a\x1b[31m"])
 def test_name_of_a_run_never_leads_elsewhere(name, run_main, eval_args, no_model):  # noqa: F811
     code, _, err = run_main("eval_clevr", *eval_args(tracker_project_name=name))
     check_refused(code, err, "--tracker_project_name")
