@@ -151,6 +151,14 @@ class ImageDataset(torch.utils.data.Dataset[Item]):
         row, mirrored = self.row_of(i), i >= len(self.files)
         return {**self.concepts(row, mirrored), "image_id": str(self.image_ids[row]) + "_mirrored" * mirrored}
 
+    def labels(self, i: int) -> Item:
+        """The former name of `annotation`."""
+        return self.annotation(i)
+
+    def statistics(self) -> dict[str, Any]:
+        """The former name of `facts`."""
+        return self.facts()
+
     def row_of(self, i: int) -> int:
         """The picture that item i, or its mirror image, is; IndexError beyond the end, which ends `for item in dataset`."""
         if not 0 <= i < len(self):

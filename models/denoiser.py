@@ -1,6 +1,8 @@
 """The Denoiser: a network, its noise schedule and its codec behind one interface that inference and sampling share."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import DDPMScheduler
@@ -44,20 +46,25 @@ class Denoiser(nn.Module):
         network: a UNet2DConditionModel or a SharedTrunkUNet, possibly wrapped (DDP, compile).
         scheduler: alphas_cumprod and prediction type ("epsilon" or "v_prediction").
         codec: image <-> latents; None where only latents are handled.
-        facts: what the checkpoint knows about itself (resolution, min_separation, ...).
+        facts: what the checkpoint knows about itself (resolution, min_separation, ...), or what its `igm.json` holds.
 
     Raises:
         ModelError: the scheduler predicts something else than epsilon or v.
     """
 
     def __init__(
-        self, network: nn.Module, scheduler: DDPMScheduler, codec: Codec | None = None, facts: Facts | None = None
+        self,
+        network: nn.Module,
+        scheduler: DDPMScheduler,
+        codec: Codec | None = None,
+        facts: Facts | Mapping[str, Any] | None = None,
     ):
         super().__init__()
         kind = scheduler.config.prediction_type
         if kind not in ("epsilon", "v_prediction"):
             raise ModelError(f"prediction_type {kind!r} of the scheduler is not supported; use epsilon or v_prediction")
-        self.network, self.scheduler, self.codec, self.facts = network, scheduler, codec, facts or Facts()
+        self.network, self.scheduler, self.codec = network, scheduler, codec
+        self.facts = facts if isinstance(facts, Facts) else Facts.from_json(facts or {})
         self.shares_trunk = isinstance(getattr(network, "module", network), SharedTrunkUNet)
         if not self.shares_trunk:
             use_single_token_attention(network)
