@@ -15,7 +15,8 @@ from igm.facts import Facts
 PAGES = ["README.md", *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))]
 PAGES.remove("docs/extending.md")  # whole files, which tests/test_extending.py runs
 SNIPPETS = {
-    page: re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL | re.MULTILINE) for page in PAGES
+    page: re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL | re.MULTILINE)
+    for page in PAGES
 }
 QUICK = {"num_candidates": 36, "num_draws": 2, "num_steps": 1, "count_draws": 4, "max_objects": 3}
 KNOWN = {name: QUICK[name] for name in ("num_candidates", "num_draws", "num_steps")}

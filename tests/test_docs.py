@@ -18,7 +18,7 @@ from igm.models.unet import read_config
 CARDS = sorted((ROOT / "models" / "pretrained").glob("*/README.md"))
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "data/README.md")]
 PAGES += [*sorted((ROOT / "docs").glob("*.md")), *CARDS]
-LAUNCHER = {"--multi_gpu": 0, "--cpu": 0}  # options of `accelerate launch`, and how many words follow; the others take one
+BARE = ("--multi_gpu", "--cpu")  # options of `accelerate launch` that take no word; the others take one
 INTERPRETERS = ("python", "accelerate", "igm-")
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 TOYS = set(re.findall(r"^\*\*`([^`]+)`\*\*$", (ROOT / "docs" / "extending.md").read_text(), re.MULTILINE))
@@ -53,8 +53,8 @@ def test_links_lead_somewhere(name):
 def commands_of(page: Path) -> list[list[str]]:
     """The words of every command of a page, in blocks of code and between backticks."""
     text = page.read_text()
-    blocks = re.findall(r"^```(?:sh)?\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
-    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    lines = [line for kind, block in blocks if kind in ("", "sh") for line in block.replace("\\\n", " ").splitlines()]
     lines += [span.replace("\n", " ") for span in re.findall(r"(?<!`)`([^`]+)`(?!`)", text_without_code(page))]
     found = []
     for line in lines:
@@ -64,7 +64,7 @@ def commands_of(page: Path) -> list[list[str]]:
             continue
         while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
             words = words[1:]
-        if len(words) > 1 and words[0].startswith(INTERPRETERS):
+        if words and words[0].startswith(INTERPRETERS) and (len(words) > 1 or words[0].startswith("igm-")):
             found.append(words)
     return found
 
@@ -76,11 +76,11 @@ def split_command(words: list[str]) -> tuple[str, list[str]]:
     words = words[1:]
     if words[0] == "launch":
         words = words[1:]
-        while words[0].startswith("--"):
-            words = words[1 + (0 if "=" in words[0] else LAUNCHER.get(words[0], 1)) :]
-    if words[0] == "-m":
+        while words and words[0].startswith("--"):
+            words = words[1 + ("=" not in words[0] and words[0] not in BARE) :]
+    if words[:1] == ["-m"]:
         words = words[1:]
-    return words[0], words[1:]
+    return (words[0], words[1:]) if words else ("", [])  # the launcher alone
 
 
 @cache
@@ -112,11 +112,11 @@ def module_main(name: str):
     return importlib.import_module(f"{name}.__main__" if place.is_dir() else name).main
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "docs/extending.md"])  # its commands are run
 def test_commands_have_the_options_that_are_shown(name):
     for words in commands_of(ROOT / name):
         script, arguments = split_command(words)
-        if script in TOYS or script in ("pytest", "-c"):
+        if script in TOYS or script in ("", "pytest"):
             continue
         shown = {word.partition("=")[0] for word in arguments if word.startswith("--")}
         assert shown <= options_of(script), f"{name}: {' '.join(words)}"
@@ -128,7 +128,7 @@ def test_commands_are_found():
     training = [arguments for script, arguments in found if script == "train_clevr.py"]
     assert any("--enable_xformers_memory_efficient_attention" in arguments for arguments in training)
     assert {"eval_clevr.py", "eval_celeba.py", "eval_animal.py", "train_celeba.py"} <= {script for script, _ in found}
-    assert sum(len(commands_of(page)) for page in PAGES) > 60
+    assert sum(len(commands_of(page)) for page in PAGES) > 70
 
 
 @pytest.mark.parametrize("name", NAMES)
