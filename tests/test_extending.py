@@ -1,6 +1,7 @@
 """The toys of docs/extending.md: a dataset, a method, a baseline and a kind of concept, each without editing a file."""
 
 import csv
+import gc
 import importlib
 import json
 import re
@@ -39,6 +40,7 @@ def folder(tmp_path_factory):
     for name, text in FILES.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
+    find_task("positions"), methods_of("positions")  # all that the package has is known for good
     with pytest.MonkeyPatch.context() as patch:
         for place, package in PACKAGES.items():
             patch.setattr(package, "__path__", [*package.__path__, str(folder / place)])
@@ -50,7 +52,10 @@ def folder(tmp_path_factory):
         for name in set(sys.modules) - known:
             if str(folder) in str(getattr(sys.modules[name], "__file__", "")):
                 del sys.modules[name]
+                parent, _, own = name.rpartition(".")
+                vars(sys.modules[parent]).pop(own) if parent else None
     NETWORKS.pop("Regressor", None)
+    gc.collect()  # learners are found among the classes that live
 
 
 @pytest.fixture(scope="module")
