@@ -1,4 +1,4 @@
-"""The README's snippets run as they stand; the API takes every kind of picture and says the same about each."""
+"""The snippets of README and docs run as they stand; the API takes every kind of picture and says the same about each."""
 
 import re
 
@@ -12,20 +12,24 @@ from igm import UserError
 from igm.api import AttributeModel, PositionModel, load_model
 from igm.facts import Facts
 
-SNIPPETS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+PAGES = ["README.md", *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))]
+PAGES.remove("docs/extending.md")  # whole files, which tests/test_extending.py runs
+SNIPPETS = {
+    page: re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL | re.MULTILINE)
+    for page in PAGES
+}
 QUICK = {"num_candidates": 36, "num_draws": 2, "num_steps": 1, "count_draws": 4, "max_objects": 3}
 KNOWN = {name: QUICK[name] for name in ("num_candidates", "num_draws", "num_steps")}
 SCENE = ROOT / "sample_images" / "scene.png"
 
 
-@pytest.mark.parametrize("number", range(len(SNIPPETS)))
-def test_readme_snippets_run(number, monkeypatch, capsys):
+@pytest.mark.parametrize(("page", "number"), [(page, n) for page in PAGES for n in range(len(SNIPPETS[page]))])
+def test_snippets_run(page, number, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     names: dict = {}
-    for snippet in SNIPPETS[: number + 1]:  # a later one may use what an earlier one imported
-        if snippet is SNIPPETS[number] or "import" in snippet:
-            code = snippet if snippet is SNIPPETS[number] else imports_of(snippet)
-            exec(compile(code, "README.md", "exec"), names)
+    for snippet in SNIPPETS[page][:number]:  # a later one may use what an earlier one imported
+        exec(compile(imports_of(snippet), page, "exec"), names)
+    exec(compile(SNIPPETS[page][number], page, "exec"), names)
     assert capsys.readouterr().out.strip()
 
 
@@ -34,7 +38,7 @@ def imports_of(snippet: str) -> str:
 
 
 def test_there_are_snippets():
-    assert len(SNIPPETS) >= 3
+    assert len(SNIPPETS["README.md"]) >= 1 and len(SNIPPETS["docs/api.md"]) >= 3
 
 
 @pytest.fixture(scope="module")
