@@ -12,6 +12,7 @@ from igm.inference.confidence import fit_scale
 from igm.inference.counting import fit_count_scale, fit_penalty, infer_count
 from igm.inference.method import encode_images
 from igm.inference.pursuit import infer_pursuit
+from igm.inference.separable import infer_known, infer_number
 from igm.inference.settings import PursuitSettings
 from igm.matching import HEADLINE_RADIUS, match_points
 from igm.models.denoiser import Denoiser
@@ -20,15 +21,20 @@ from igm.models.denoiser import Denoiser
 def measure_positions(denoiser: Denoiser, dataset: Any, settings: CalibrationSettings) -> Facts:
     """Infer positions and numbers; fit the penalty of a count and the scales of the confidences."""
     s = PursuitSettings(seed=settings.seed, max_objects=settings.max_objects)
-    counting = dataclasses.replace(s, num_steps=0, confidence_draws=2)
+    counting, number, positions = s, infer_number, infer_known
+    if not denoiser.is_separable:
+        counting, number, positions = (
+            dataclasses.replace(s, num_steps=0, confidence_draws=2),
+            infer_count,
+            infer_pursuit,
+        )
     errors, counts, contributions, right = [], [], [], []
     for i in tqdm(range(len(dataset)), unit="image"):
         item, rows = dataset[i], settings.batch_size
         true = item["conds"][item["mask"] > 0]
         posterior = encode_images(denoiser, item["pixel_values"][None])
-        counted = infer_count(denoiser, posterior, counting, image_numbers=[i], batch_size=rows)
-        number = torch.tensor([len(true)])
-        known = infer_pursuit(denoiser, posterior, number, s, image_numbers=[i], batch_size=rows)
+        counted = number(denoiser, posterior, counting, image_numbers=[i], batch_size=rows)
+        known = positions(denoiser, posterior, torch.tensor([len(true)]), s, image_numbers=[i], batch_size=rows)
         errors += counted.count_errors or []
         counts.append(len(true))
         contributions += known.contributions or []
