@@ -4,6 +4,8 @@ A network that has seen these finds objects in pictures of other cameras and gen
 """
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,6 +52,18 @@ class VariedScenes(torch.utils.data.Dataset):
     def annotation(self, i: int) -> dict:
         """As `Clevr.annotation`."""
         return self.dataset.annotation(i)
+
+    def path_of(self, i: int) -> Path:
+        """File of item i."""
+        return self.dataset.path_of(i)
+
+    def fingerprint(self) -> str:
+        """That of the scenes: what indexing gives."""
+        return self.dataset.fingerprint()
+
+    def facts(self) -> dict[str, Any]:
+        """Those of the scenes as they are."""
+        return self.dataset.facts()
 
     def __getitem__(self, i: int) -> dict:
         pixels = to_range(self.small[i % len(self.small)])

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import default_collate
 
 from igm.data.clevr import Clevr
 from igm.data.framing import Frame, cut, frame_for
@@ -68,8 +69,8 @@ def test_grey_stays_grey_under_a_rotation_of_colours():
 def test_batches_vary_by_place_in_the_run_and_not_by_process(scenes):
     """Two processes of batch 2 see what one of batch 4 sees."""
     varied = VariedScenes(scenes, Variation(share=0.7))
-    whole = TrainingBatches(varied, (3, 4, 4), 100, Share(4), seed=3)[2]
-    halves = [TrainingBatches(varied, (3, 4, 4), 100, Share(2, rank, 2), seed=3)[2] for rank in (0, 1)]
+    whole = TrainingBatches(varied, default_collate, None, Share(4), seed=3)[2]
+    halves = [TrainingBatches(varied, default_collate, None, Share(2, rank, 2), seed=3)[2] for rank in (0, 1)]
     assert torch.equal(torch.cat([half["pixel_values"] for half in halves]), whole["pixel_values"])
     assert torch.equal(torch.cat([half["conds"] for half in halves]), whole["conds"])
 
@@ -97,3 +98,30 @@ def test_frames_keep_the_width_and_have_the_aspect_ratio(width, height, rows):
 def test_without_a_known_aspect_ratio_the_picture_is_whole():
     assert frame_for(300, 100, None).is_whole
     assert frame_for(301, 200, 1.5).is_whole  # a rounding of the same
+
+
+def test_one_command_from_nothing_to_positions(run_main, training_args, clevr_root, tmp_path):
+    """A config file, varied scenes, a codec fitted at the start, a resumed run, and inference in closed form."""
+    codec = tmp_path / "codec"
+    PatchPCA(4, 4).save_config(codec)
+    file = tmp_path / "train.yaml"
+    file.write_text("vary: 0.5\nflip: true\nuse_ema: true\nresume_from_checkpoint: latest\nresolution: 32\n")
+    arguments = training_args(clevr_root, "separable_unet")
+    changes = {"pretrained_model_name": codec, "resolution": None, "config": file, "tracker_project_name": "own"}
+    for steps in (2, 3):
+        code, _, err = run_main("train_clevr", *arguments(**changes, max_train_steps=steps))
+        assert code == 0, err
+    checkpoint = tmp_path / "out" / "own" / "checkpoint-3"
+    settings = ("--num_images", 2, "--num_draws", 4, "--num_candidates", 36, "--confidence_draws", 2)
+    data = (
+        "--dataset_root",
+        clevr_root,
+        "--object_counts",
+        "3-5",
+        "--output_dir",
+        tmp_path / "results",
+        "--no_figures",
+    )
+    code, out, err = run_main("eval_clevr", "--checkpoint", checkpoint, *settings, *data)
+    assert code == 0, err
+    assert "3-5" in out
