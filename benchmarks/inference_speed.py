@@ -174,7 +174,7 @@ def measure_own(name: str, denoiser: Denoiser, images: list, options: argparse.N
 
 @torch.no_grad()
 def count_search_failures(denoiser: Denoiser, images: list, options: argparse.Namespace) -> int:
-    """In how many images the true positions, refined, have a lower error than those that the closed-form search found.
+    """In how many images the true positions, refined, have an error lower by a thousandth than those that the search found.
 
     What is then missed is missed by the search, and in all other images by the network.
     """
@@ -183,7 +183,7 @@ def count_search_failures(denoiser: Denoiser, images: list, options: argparse.Na
         posterior = encode_images(denoiser, image)
         search = SeparableSearch(denoiser, posterior, PursuitSettings(seed=options.seed), [number])
         found = search.known(torch.tensor([len(true)]))[0][0]
-        failures += bool(search.from_positions(true).error < found.error * (1 - 1e-4))
+        failures += bool(search.from_positions(true).error < found.error * (1 - 1e-3))
     return failures
 
 
@@ -263,6 +263,7 @@ def main() -> None:
     parser = Parser(__doc__)
     parser.add_argument("--dataset_root", required=True, help="folder of CLEVR_v1.0 (its val split is used)")
     parser.add_argument("--checkpoint", default=str(PRETRAINED / "clevr-mini"))
+    parser.add_argument("--no_gradient", action="store_true", help="leave out gradient, which takes most of the time")
     parser.add_argument("--other", help="another checkpoint, such as an earlier network, for two further rows")
     parser.add_argument("--object_counts", type=int_range, nargs="+", default=[(3, 5), (6, 8)], help="one group each")
     parser.add_argument("--num_images", type=positive, default=10, help="per group")
@@ -284,7 +285,8 @@ def main() -> None:
         print("\n".join(f"| {what} | {value} | {s:.2f} | {flop:.3f} |" for what, value, s, flop in table))
     else:
         table = []
-        names = ["published", "pursuit", "gradient, 1 start", f"gradient, {options.num_inits} starts"]
+        names = ["published", "pursuit"]
+        names += [] if options.no_gradient else ["gradient, 1 start", f"gradient, {options.num_inits} starts"]
         names += [f"{name} of {options.other}" for name in ("published", "pursuit")] if options.other else []
         for name in names:
             table += in_own_process(measure, name, options)

@@ -129,19 +129,23 @@ def weights_with_gains(conds: torch.Tensor, positions: torch.Tensor, size: int) 
     return torch.cat([gains * own, (1 - gains) * base], dim=1)
 
 
-def fit_penalty(errors: list[torch.Tensor], counts: list[int]) -> tuple[float, float]:
+def fit_penalty(
+    errors: list[torch.Tensor], counts: list[int], prices: list[torch.Tensor] | None = None
+) -> tuple[float, float]:
     """The penalty per object under which most counts are right, and their share.
 
     Of all penalties that are equally good the middle one, as far as possible from counting too many and too few.
 
     Args:
         errors: per image, the error of every K (K_max,). counts: the true K.
+        prices: per image, how many penalties every K pays (K_max,); one an object where they are None.
     """
     penalties = torch.linspace(0, 0.01, 201)
+    prices = prices or [torch.arange(len(own)) for own in errors]
     right = torch.stack(
         [
-            (own + penalties[:, None] * torch.arange(len(own))).argmin(1) + 1 == k
-            for own, k in zip(errors, counts, strict=True)
+            (own + penalties[:, None] * price).argmin(1) + 1 == k
+            for own, price, k in zip(errors, prices, counts, strict=True)
         ]
     )  # (images, penalties)
     share = right.float().mean(0)
@@ -149,13 +153,16 @@ def fit_penalty(errors: list[torch.Tensor], counts: list[int]) -> tuple[float, f
     return round(float(best[len(best) // 2]), 5), float(share.max())
 
 
-def fit_count_scale(errors: list[torch.Tensor], counts: list[int], penalty: float) -> float:
+def fit_count_scale(
+    errors: list[torch.Tensor], counts: list[int], penalty: float, prices: list[torch.Tensor] | None = None
+) -> float:
     """The `scale` under which the confidences of the chosen counts best predict which are right.
 
     Args:
-        errors: per image, the error of every K on every draw (N, K_max). counts: the true K.
+        errors: per image, the error of every K on every draw (N, K_max). counts: the true K. prices: as in `fit_penalty`.
     """
-    costs = [own + penalty * torch.arange(own.shape[1]) for own in errors]
+    prices = prices or [torch.arange(own.shape[1]) for own in errors]
+    costs = [own + penalty * price for own, price in zip(errors, prices, strict=True)]
     best = [int(own.mean(0).argmin()) for own in costs]
     right = torch.tensor([b + 1 == k for b, k in zip(best, counts, strict=True)])
 

@@ -1,7 +1,8 @@
 """Positions and their number under a separable network: N trunk passes an image, then algebra.
 
 Sets are chosen on one set of noise draws (`igm.inference.closed_form`) and judged on fresh ones, where each object, and
-each number of objects, has to lower the error by more than a penalty that is calibrated on training images.
+each number of objects, has to lower the error by more than a penalty that is calibrated on training images. An object near
+to another pays more: it is rare, and what the network cannot explain of an object looks like a second one beside it.
 """
 
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ from igm.inference.settings import PursuitSettings
 from igm.inference.types import Inferred, Posterior
 from igm.models.denoiser import Denoiser
 
+CROWDED = (
+    8.0  # penalties that two objects at one place pay on top of their own; exp(-(d / min_separation)^2) of it at d
+)
 NEAR = 2  # numbers that differ by more from the likely one are not searched further
 DRAWS_PER_ROUND = 16
 MOST = 4  # with a confidence asked for, at most so many times the usual draws
@@ -30,10 +34,13 @@ TRUNK_ROWS = 128  # most trunk passes at once
 class Judged:
     """What N fresh draws say of one image's sets: errors (N, S), and which set (`best`) is chosen, how surely.
 
+    prices (S,): how many penalties each set pays.
+
     contributions (N, K) of the chosen set's objects: by how much the error rises on each draw when one is taken away.
     """
 
     errors: torch.Tensor
+    prices: torch.Tensor
     best: int
     confidence: float
     contributions: torch.Tensor
@@ -109,9 +116,9 @@ class SeparableSearch:
                 sets = sets.replaced(larger.error < sets.error, larger)
             found.append(search.off_grid(sets.conds[:, 0]))
         errors = torch.cat([sets.error for sets in found], dim=1)  # (B, K)
-        numbers = torch.arange(1, len(found) + 1, device=errors.device)
-        likely = (errors + self.settings.count_penalty * numbers).argmin(1)  # (B,), K - 1
         each = [[sets.of(i) for sets in found] for i in range(len(self.numbers))]
+        prices = torch.stack([self.prices(own) for own in each]).to(errors)  # (B, K)
+        likely = (errors + self.settings.count_penalty * prices).argmin(1)  # (B,), K - 1
         for j in range(len(found)):
             rows = ((likely - j).abs() <= NEAR).nonzero()[:, 0]
             if len(rows):
@@ -119,6 +126,12 @@ class SeparableSearch:
                 for own, i in enumerate(rows.tolist()):
                     each[i][j] = better.of(own)
         return each
+
+    def prices(self, sets: list[Sets]) -> torch.Tensor:
+        """How many penalties each of an image's sets pays: one an object, and more where objects are near to each other."""
+        distances = [torch.pdist(own.conds[0, 0]) for own in sets]
+        crowds = torch.stack([torch.exp(-((own / max(self.separation, 1e-6)) ** 2)).sum() for own in distances])
+        return torch.tensor([float(own.conds.shape[2]) for own in sets]) + CROWDED * crowds.cpu()
 
     def from_positions(self, conds: torch.Tensor) -> Sets:
         """The set that refinement reaches from given positions (K, D) in an only image, such as the true ones.
@@ -138,7 +151,8 @@ class SeparableSearch:
         """
         s, fresh = self.settings, None
         generator = image_generators(s.seed, [self.numbers[image]], stream=5)
-        price = s.count_penalty * torch.tensor([own.conds.shape[2] for own in sets])  # (S,)
+        prices = self.prices(sets)  # (S,)
+        price = s.count_penalty * prices
         for number in rounds:
             draws = draw_for_images(self.posterior[image : image + 1], number, t_range, generator, stratified=True)[0]
             found = features_of_draws(self.denoiser, draws, self.batch_size)
@@ -149,7 +163,7 @@ class SeparableSearch:
             if s.confidence is not None and sure >= s.confidence < 1:
                 break
         each = self.errors(fresh, sets[best])
-        return Judged(errors, best, sure, each[:, 1:] - each[:, :1])
+        return Judged(errors, prices, best, sure, each[:, 1:] - each[:, :1])
 
     def errors(self, fresh: DrawFeatures, sets: Sets) -> torch.Tensor:
         """On each draw, the error of one set, and then of it without each of its objects: (N, 1 + K)."""
@@ -219,7 +233,8 @@ def infer_number(
         settings, image_numbers, batch_size: as in `infer_known`.
 
     Returns:
-        Inferred; confidence (B,) that K is right; `count_errors`, the error of every K on every fresh draw.
+        Inferred; confidence (B,) that K is right; `count_errors`, the error of every K on every fresh draw, and
+        `count_prices`, how many penalties each pays.
 
     Raises:
         FloatingPointError: a prediction is not finite.
@@ -232,5 +247,5 @@ def infer_number(
     judged = [search.judge(i, own, rounds=rounds, t_range=s.count_range) for i, own in enumerate(sets)]
     found = search.answer(sets, judged)
     found.confidence = torch.tensor([own.confidence for own in judged])
-    found.count_errors = [own.errors for own in judged]
+    found.count_errors, found.count_prices = [own.errors for own in judged], [own.prices for own in judged]
     return found

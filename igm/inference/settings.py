@@ -24,7 +24,7 @@ LOW_HIGH = ("LOW", "HIGH")
 _MEASURED = {"min_separation": 0.05, "count_penalty": 0.0, "confidence_scale": 1.0, "count_scale": 1.0}
 
 # Draws of a separable network cost one pass of its trunk, however many candidates they price.
-_SEPARABLE = {"t_range": (0, 400), "num_draws": 64, "num_steps": 8, "count_draws": 64, "count_range": (100, 600)}
+_SEPARABLE = {"t_range": (0, 400), "num_draws": 64, "num_steps": 8, "count_draws": 80, "count_range": (0, 500)}
 _SHARED = {"t_range": (0, 500), "num_draws": 16, "num_steps": 15, "count_draws": 48, "count_range": (200, 500)}
 
 
@@ -128,11 +128,11 @@ class PursuitSettings(InferenceSettings):
     )
     max_objects: int = setting(10, "count infer: largest number considered", kind=positive)
     count_draws: int | None = setting(
-        None, "count infer: fresh draws that judge (default: 48; separable network: 64)", kind=positive
+        None, "count infer: fresh draws that judge (default: 48; separable network: 80)", kind=positive
     )
     count_range: tuple[int, int] | None = setting(
         None,
-        "count infer: their timesteps (default: 200 500; separable network: 100 600)",
+        "count infer: their timesteps (default: 200 500; separable network: 0 500)",
         kind=timestep,
         nargs=2,
         metavar=LOW_HIGH,
