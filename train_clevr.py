@@ -2,6 +2,7 @@
 
 Examples:
     accelerate launch train_clevr.py --dataset_root CLEVR_v1.0
+    python train_clevr.py --config configs/clevr-mini/train.yaml --dataset_root DIR         the small model that ships
     python train_clevr.py --config configs/paper/clevr_train.yaml --dataset_root CLEVR_v1.0 --resume_from_checkpoint latest
 """
 
@@ -11,8 +12,9 @@ from igm.cli.launch import run
 from igm.cli.training import read_training
 from igm.data import DataError, find_dataset
 from igm.data.dataset import Dataset
+from igm.data.varied import Variation, VariedScenes
 from igm.facts import Facts
-from igm.settings import int_range, positive, setting
+from igm.settings import int_range, positive, probability, setting
 from igm.training.settings import DataSettings
 from igm.training.start import start_training
 
@@ -23,6 +25,7 @@ class ClevrData(DataSettings):
 
     object_counts: tuple[int, int] = setting((3, 5), "objects per training scene", kind=int_range)
     max_images: int = setting(50_000, "at most so many scenes, as published", kind=positive)
+    vary: float | None = setting(None, "share of the pictures with other colours and framings", kind=probability)
 
 
 def load_data(data: ClevrData) -> tuple[Dataset, Dataset]:
@@ -31,6 +34,8 @@ def load_data(data: ClevrData) -> tuple[Dataset, Dataset]:
     root, counts = data.dataset_root, data.object_counts
     kind = find_dataset(root, "positions")
     dataset = kind(root, "train", counts, max_images=data.max_images, flip=data.flip, **common)
+    if data.vary:
+        dataset = VariedScenes(dataset, Variation(share=data.vary))
     try:
         return dataset, kind(root, "val", counts, max_images=100, **common)
     except DataError:

@@ -65,7 +65,7 @@ class ImageDataset(torch.utils.data.Dataset[Item]):
 
     Args:
         resolution: side of the square that each image is fitted into; may be set later.
-        fit: "squeeze", "crop" or "pad", as in `image_to_tensor`; None leaves it to `fit_of`.
+        fit: "squeeze", "crop", "pad" or "frame", as in `image_to_tensor`; None leaves it to `fit_of`.
         flip: append the mirror image of every picture; length doubles.
     """
 

@@ -18,8 +18,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from igm.data import DataError
+from igm.data.framing import cut, frame_for
 
-Fit = Literal["squeeze", "crop", "pad"]
+CLEVR_ASPECT = 1.5  # width / height of CLEVR's pictures: 480 x 320
+Fit = Literal["squeeze", "crop", "pad", "frame"]
 FITS: tuple[str, ...] = get_args(Fit)
 SUFFIXES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 Image.init()
@@ -291,8 +293,11 @@ def scaled_size(size: tuple[int, int], resolution: int, fit: str) -> tuple[int, 
 def fit_box(size: tuple[int, int], resolution: int, fit: str) -> tuple[float, float, float, float]:
     """The rectangle (left, top, width, height) of a picture (width, height), in its pixels, that the square shows.
 
-    It is the whole picture ("squeeze"), a part of it ("crop"), or more than it ("pad": left or top may be negative).
+    It is the whole picture ("squeeze"), a part of it ("crop"), or more than it ("pad", "frame": left or top may be
+    negative).
     """
+    if fit == "frame":
+        return frame_for(*size, CLEVR_ASPECT).in_pixels(*size)
     scaled = scaled_size(size, resolution, fit)
     left, top = (offset(side, resolution) * old / side for side, old in zip(scaled, size, strict=True))
     width, height = (resolution * old / side for side, old in zip(scaled, size, strict=True))
@@ -313,7 +318,8 @@ def image_to_tensor(image: Image.Image, resolution: int, fit: str = "squeeze") -
         resolution: side R of the square, in pixels.
         fit: "squeeze", the whole image, antialiased, as the published code does with scenes and faces; "crop", the short
             side to R, bicubic, and the middle of the long one, as it does with animals; "pad", the whole image in its
-            own proportions, grey (0) beside it.
+            own proportions, grey (0) beside it; "frame", rows cut off or repeated until it has the shape of CLEVR's
+            pictures (`igm.data.framing`), then squeezed.
 
     Returns:
         pixels: (3, R, R), float32 in [-1, 1].
@@ -321,6 +327,8 @@ def image_to_tensor(image: Image.Image, resolution: int, fit: str = "squeeze") -
     rgb = to_rgb(image)
     if fit == "crop":
         return to_range(crop_to_square(rgb, resolution))
+    if fit == "frame":
+        return to_range(squeezed(cut(np.array(rgb), frame_for(*rgb.size, CLEVR_ASPECT)), resolution))
     pixels = torch.from_numpy(np.array(rgb)).permute(2, 0, 1)[None]  # (1, 3, H, W) uint8
     width, height = scaled_size(rgb.size, resolution, fit)
     pixels = torch.nn.functional.interpolate(pixels, (height, width), mode="bilinear", antialias=True)[0]  # (3, h, w)
@@ -330,6 +338,12 @@ def image_to_tensor(image: Image.Image, resolution: int, fit: str = "squeeze") -
     left, top = -offset(width, resolution), -offset(height, resolution)
     square[:, top : top + height, left : left + width] = to_range(pixels)
     return square
+
+
+def squeezed(pixels: np.ndarray, resolution: int) -> torch.Tensor:
+    """Pixels (H, W, 3) of bytes resized to a square, antialiased: (3, R, R), bytes."""
+    pixels = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None]  # (1, 3, H, W) uint8
+    return torch.nn.functional.interpolate(pixels, (resolution, resolution), mode="bilinear", antialias=True)[0]
 
 
 def to_range(pixels: torch.Tensor) -> torch.Tensor:

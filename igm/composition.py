@@ -50,6 +50,6 @@ def predictor(
     pair_conds, weights, index = pack(conds, mask)
 
     def predict(x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        return compose(denoiser.predict_pairs(x_t, t, pair_conds, index), weights, index, len(x_t))
+        return denoiser.predict_composed(x_t, t, pair_conds, weights, index)
 
     return predict

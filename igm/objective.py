@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import torch
 
-from igm.composition import compose
 from igm.models.denoiser import Denoiser
 
 OFFSET_NOISE_STRENGTH = 0.1  # the published code's constant
@@ -83,6 +82,6 @@ def composed_error(
         error (B,): squared error, mean over C, H, W.
     """
     x_t = denoiser.add_noise(x_0, noise.eps, noise.t)
-    prediction = compose(denoiser.predict_pairs(x_t, noise.t, conds, index), weights, index, len(x_0))  # (B, C, H, W)
+    prediction = denoiser.predict_composed(x_t, noise.t, conds, weights, index)  # (B, C, H, W)
     target = denoiser.target(x_0, noise.eps, noise.t)
     return (target - prediction).square().flatten(1).mean(1)

@@ -17,6 +17,7 @@ from igm.models.attention import use_single_token_attention
 from igm.models.codec import DEFAULT_MODEL, Codec, load_codec
 from igm.models.compilation import compiled_agrees
 from igm.models.configs import check_schedule, one_line, read_config
+from igm.models.separable import SeparableUNet
 from igm.models.unet import (
     NETWORKS,
     SharedTrunkUNet,
@@ -66,6 +67,7 @@ class Denoiser(nn.Module):
         self.network, self.scheduler, self.codec = network, scheduler, codec
         self.facts = facts if isinstance(facts, Facts) else Facts.from_json(facts or {})
         self.shares_trunk = isinstance(getattr(network, "module", network), SharedTrunkUNet)
+        self.is_separable = isinstance(getattr(network, "module", network), SeparableUNet)
         if not self.shares_trunk:
             use_single_token_attention(network)
         self.register_buffer("alphas_cumprod", scheduler.alphas_cumprod.float(), persistent=False)
@@ -141,6 +143,24 @@ class Denoiser(nn.Module):
             return self.network(x_t, t, conds, index).float()
         tokens = conds[:, None] if conds.ndim == 2 else conds  # (P, L, D)
         return self.network(x_t[index], t[index], encoder_hidden_states=tokens).sample.float()
+
+    def predict_composed(
+        self, x_t: torch.Tensor, t: torch.Tensor, conds: torch.Tensor, weights: torch.Tensor, index: torch.Tensor
+    ) -> torch.Tensor:
+        """The prediction of each image's composition: sum_k w_k f_k, or what a separable network was trained with.
+
+        Args:
+            x_t, t, conds, index: as in `predict_pairs`. weights: (P,), w_k, 1 / K of each image; 0 for padding.
+
+        Returns:
+            predictions (B, C, H, W), float32.
+        """
+        if self.is_separable:
+            own = getattr(self.network, "module", self.network).weights_in_sum(weights)
+            return self.network(x_t, t, conds, index, own).float()
+        predictions = self.predict_pairs(x_t, t, conds, index)
+        weighted = predictions * weights.view(-1, 1, 1, 1).to(predictions)
+        return weighted.new_zeros(len(x_t), *predictions.shape[1:]).index_add(0, index, weighted)
 
     def trial_pass(self, network: nn.Module, rows: int, images: int) -> torch.Tensor:
         """What `network`, of this one's kind, predicts for `rows` empty pairs of `images`, on the default device."""

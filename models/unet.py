@@ -30,12 +30,12 @@ class SharedTrunkUNet(ModelMixin, ConfigMixin):
 
     _supports_gradient_checkpointing = True
 
-    def build_trunk(self, sample_size, in_channels, block_out_channels, layers_per_block, attention, head_channels):
+    def build_trunk(self, sample_size, in_channels, block_out_channels, layers_per_block, attention, out_channels):
         """Make the part that sees the noisy image; `attention` says which of its levels attend to all."""
         self.trunk = UNet2DModel(
             sample_size=sample_size,
             in_channels=in_channels + 2,
-            out_channels=head_channels,
+            out_channels=out_channels,
             block_out_channels=tuple(block_out_channels),
             layers_per_block=layers_per_block,
             down_block_types=tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in attention),
@@ -45,13 +45,13 @@ class SharedTrunkUNet(ModelMixin, ConfigMixin):
             norm_num_groups=16,
             resnet_time_scale_shift="scale_shift",
         )
-        self.time_embedding = nn.Sequential(nn.Linear(64, head_channels), nn.SiLU())
         centres = (torch.arange(sample_size) + 0.5) / sample_size
         grid = torch.stack(torch.meshgrid(centres, centres, indexing="xy"))  # (2, H, W), x then y
         self.register_buffer("grid", grid, persistent=False)
 
     def build_head(self, in_channels: int, head_channels: int, head_layers: int) -> None:
-        """Make what follows the modulation of the features."""
+        """Make what follows the modulation of the features, and the time embedding that its blocks are given."""
+        self.time_embedding = nn.Sequential(nn.Linear(64, head_channels), nn.SiLU())
         self.blocks = nn.ModuleList(HeadBlock(head_channels) for _ in range(head_layers))
         self.norm_out = nn.GroupNorm(8, head_channels)
         self.conv_out = nn.Conv2d(head_channels, in_channels, 3, padding=1)

@@ -44,6 +44,20 @@ ATTRIBUTE_UNET = {
     "_class_name": "AttributeUNet",
     "cond_size": 6,
 }
+SEPARABLE_UNET = {
+    "_class_name": "SeparableUNet",
+    "sample_size": 8,
+    "in_channels": 4,
+    "block_out_channels": [16, 32],
+    "layers_per_block": 1,
+    "attention": [False, False],
+    "rank": 8,
+    "hidden": 16,
+    "windows": [0.1, 0.3],
+    "reach": 0.3,
+    "composition": "sum",
+    "cond_size": 2,
+}
 RESNET = {
     "_class_name": "AttributeResNet",
     "sample_size": 16,
@@ -55,6 +69,7 @@ RESNET = {
 NETWORK_CONFIGS = {
     "unet": UNET,
     "position_unet": POSITION_UNET,
+    "separable_unet": SEPARABLE_UNET,
     "face_unet": {**UNET, "cross_attention_dim": 6},
     "attribute_unet": ATTRIBUTE_UNET,
     "resnet": RESNET,

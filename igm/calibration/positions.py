@@ -12,34 +12,44 @@ from igm.inference.confidence import fit_scale
 from igm.inference.counting import fit_count_scale, fit_penalty, infer_count
 from igm.inference.method import encode_images
 from igm.inference.pursuit import infer_pursuit
+from igm.inference.separable import infer_known, infer_number
 from igm.inference.settings import PursuitSettings
 from igm.matching import HEADLINE_RADIUS, match_points
 from igm.models.denoiser import Denoiser
+
+FIRST_PENALTY = 0.002  # of a count, before one is fitted
 
 
 def measure_positions(denoiser: Denoiser, dataset: Any, settings: CalibrationSettings) -> Facts:
     """Infer positions and numbers; fit the penalty of a count and the scales of the confidences."""
     s = PursuitSettings(seed=settings.seed, max_objects=settings.max_objects)
-    counting = dataclasses.replace(s, num_steps=0, confidence_draws=2)
-    errors, counts, contributions, right = [], [], [], []
+    if denoiser.is_separable:  # the penalty says near which numbers the search is thorough
+        counting, number, positions = dataclasses.replace(s, count_penalty=FIRST_PENALTY), infer_number, infer_known
+    else:
+        counting, number, positions = (
+            dataclasses.replace(s, num_steps=0, confidence_draws=2),
+            infer_count,
+            infer_pursuit,
+        )
+    errors, prices, counts, contributions, right = [], [], [], [], []
     for i in tqdm(range(len(dataset)), unit="image"):
         item, rows = dataset[i], settings.batch_size
         true = item["conds"][item["mask"] > 0]
         posterior = encode_images(denoiser, item["pixel_values"][None])
-        counted = infer_count(denoiser, posterior, counting, image_numbers=[i], batch_size=rows)
-        number = torch.tensor([len(true)])
-        known = infer_pursuit(denoiser, posterior, number, s, image_numbers=[i], batch_size=rows)
+        counted = number(denoiser, posterior, counting, image_numbers=[i], batch_size=rows)
+        known = positions(denoiser, posterior, torch.tensor([len(true)]), s, image_numbers=[i], batch_size=rows)
         errors += counted.count_errors or []
+        prices += counted.count_prices or []
         counts.append(len(true))
         contributions += known.contributions or []
         right.append(found_within(known.conds[0], true))
-    penalty, share = fit_penalty([own.mean(0) for own in errors], counts)
+    penalty, share = fit_penalty([own.mean(0) for own in errors], counts, prices)
     print(f"{share:.0%} of {len(counts)} counts right")
     return dataclasses.replace(
         denoiser.facts,
         count_penalty=penalty,
         confidence_scale=round(fit_scale(contributions, right, penalty), 4),
-        count_scale=round(fit_count_scale(errors, counts, penalty), 4),
+        count_scale=round(fit_count_scale(errors, counts, penalty, prices), 4),
     )
 
 

@@ -66,6 +66,18 @@ def object_confidence(contributions: torch.Tensor, penalty: float, scale: float 
     return torch.special.ndtr(scale * (contributions.mean(0) - penalty) / error.clamp(min=1e-12))
 
 
+def confidence_of_choice(costs: torch.Tensor, best: int, scale: float = 1.0) -> float:
+    """1 - sum over the others of P(it is cheaper), each normal from its paired differences; costs (N, S).
+
+    With `scale` 1 the probability that more draws would choose the same; a scale measured on training images makes it
+    that of being right.
+    """
+    difference = costs - costs[:, best : best + 1]
+    others = torch.arange(costs.shape[1]) != best
+    z = scale * difference.mean(0) / standard_error(difference).clamp(min=1e-12)  # (S,)
+    return float((1 - torch.special.ndtr(-z[others]).sum()).clamp(0, 1))
+
+
 def fit_scale(contributions: list[torch.Tensor], right: list[torch.Tensor], penalty: float) -> float:
     """The `scale` under which the objects' confidences best predict which are right (K_i,) bool."""
     return most_likely_scale(

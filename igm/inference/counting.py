@@ -5,11 +5,12 @@ from dataclasses import dataclass
 import torch
 
 from igm.error_matrix import ErrorMatrix
-from igm.inference.confidence import most_likely_scale, standard_error
+from igm.inference.confidence import confidence_of_choice, most_likely_scale
 from igm.inference.draws import draw_for_images, image_generators
 from igm.inference.method import DenoiserMethod, check_counts, register
 from igm.inference.pricing import base_members, price_draws
 from igm.inference.pursuit import Pursuit, infer_pursuit
+from igm.inference.separable import infer_known, infer_number
 from igm.inference.settings import PursuitSettings
 from igm.inference.types import Inferred, Posterior
 from igm.models.denoiser import Denoiser
@@ -128,31 +129,23 @@ def weights_with_gains(conds: torch.Tensor, positions: torch.Tensor, size: int) 
     return torch.cat([gains * own, (1 - gains) * base], dim=1)
 
 
-def confidence_of_choice(costs: torch.Tensor, best: int, scale: float = 1.0) -> float:
-    """1 - sum over the others of P(it is cheaper), each normal from its paired differences; costs (N, S).
-
-    With `scale` 1 the probability that more draws would choose the same; a scale measured on training images makes it
-    that of being right.
-    """
-    difference = costs - costs[:, best : best + 1]
-    others = torch.arange(costs.shape[1]) != best
-    z = scale * difference.mean(0) / standard_error(difference).clamp(min=1e-12)  # (S,)
-    return float((1 - torch.special.ndtr(-z[others]).sum()).clamp(0, 1))
-
-
-def fit_penalty(errors: list[torch.Tensor], counts: list[int]) -> tuple[float, float]:
+def fit_penalty(
+    errors: list[torch.Tensor], counts: list[int], prices: list[torch.Tensor] | None = None
+) -> tuple[float, float]:
     """The penalty per object under which most counts are right, and their share.
 
     Of all penalties that are equally good the middle one, as far as possible from counting too many and too few.
 
     Args:
         errors: per image, the error of every K (K_max,). counts: the true K.
+        prices: per image, how many penalties every K pays (K_max,); one an object where they are None.
     """
     penalties = torch.linspace(0, 0.01, 201)
+    prices = prices or [torch.arange(len(own)) for own in errors]
     right = torch.stack(
         [
-            (own + penalties[:, None] * torch.arange(len(own))).argmin(1) + 1 == k
-            for own, k in zip(errors, counts, strict=True)
+            (own + penalties[:, None] * price).argmin(1) + 1 == k
+            for own, price, k in zip(errors, prices, counts, strict=True)
         ]
     )  # (images, penalties)
     share = right.float().mean(0)
@@ -160,13 +153,16 @@ def fit_penalty(errors: list[torch.Tensor], counts: list[int]) -> tuple[float, f
     return round(float(best[len(best) // 2]), 5), float(share.max())
 
 
-def fit_count_scale(errors: list[torch.Tensor], counts: list[int], penalty: float) -> float:
+def fit_count_scale(
+    errors: list[torch.Tensor], counts: list[int], penalty: float, prices: list[torch.Tensor] | None = None
+) -> float:
     """The `scale` under which the confidences of the chosen counts best predict which are right.
 
     Args:
-        errors: per image, the error of every K on every draw (N, K_max). counts: the true K.
+        errors: per image, the error of every K on every draw (N, K_max). counts: the true K. prices: as in `fit_penalty`.
     """
-    costs = [own + penalty * torch.arange(own.shape[1]) for own in errors]
+    prices = prices or [torch.arange(own.shape[1]) for own in errors]
+    costs = [own + penalty * price for own, price in zip(errors, prices, strict=True)]
     best = [int(own.mean(0).argmin()) for own in costs]
     right = torch.tensor([b + 1 == k for b, k in zip(best, counts, strict=True)])
 
@@ -203,10 +199,10 @@ class PursuitMethod(DenoiserMethod):
         image_numbers: list[int] | None,
         batch_size: int,
     ) -> Inferred:
-        """Positions; see `infer_pursuit` and `infer_count`."""
-        s = self.settings
+        """Positions; see `infer_pursuit` and `infer_count`, for a separable network `infer_known` and `infer_number`."""
+        s, separable = self.settings, self.model.is_separable
         if self.seeks_count(s):
-            return infer_count(self.model, posterior, s, batch_size=batch_size, image_numbers=image_numbers)
-        return infer_pursuit(
-            self.model, posterior, check_counts(num_concepts), s, batch_size=batch_size, image_numbers=image_numbers
-        )
+            sought = infer_number if separable else infer_count
+            return sought(self.model, posterior, s, batch_size=batch_size, image_numbers=image_numbers)
+        counts, known = check_counts(num_concepts), infer_known if separable else infer_pursuit
+        return known(self.model, posterior, counts, s, batch_size=batch_size, image_numbers=image_numbers)

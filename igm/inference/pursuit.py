@@ -89,7 +89,7 @@ class Pursuit:
         image_numbers: list[int] | None = None,
         batch_size: int = 1024,
     ):
-        s = self.settings = settings.for_facts(denoiser.facts)
+        s = self.settings = settings.for_facts(denoiser.facts).for_network(separable=False)
         self.denoiser, self.posterior, self.batch_size = denoiser, posterior, batch_size
         self.numbers = image_numbers or list(range(len(posterior)))
         self.candidates = candidate_grid(s.num_candidates, s.bounds)  # (M, 2)

@@ -23,6 +23,10 @@ from igm.settings import (
 LOW_HIGH = ("LOW", "HIGH")
 _MEASURED = {"min_separation": 0.05, "count_penalty": 0.0, "confidence_scale": 1.0, "count_scale": 1.0}
 
+# Draws of a separable network cost one pass of its trunk, however many candidates they price.
+_SEPARABLE = {"t_range": (0, 400), "num_draws": 64, "num_steps": 8, "count_draws": 80, "count_range": (0, 500)}
+_SHARED = {"t_range": (0, 500), "num_draws": 16, "num_steps": 15, "count_draws": 48, "count_range": (200, 500)}
+
 
 def t_range_setting(default: tuple[int, int] | None, help: str) -> tuple[int, int]:
     """A range of timesteps, [low, high)."""
@@ -98,12 +102,20 @@ class PursuitSettings(InferenceSettings):
     """Settings of `igm.inference.pursuit` and `igm.inference.counting`."""
 
     title = "pursuit"
-    t_range: tuple[int, int] = t_range_setting((0, 500), "timesteps of the noise")
+    t_range: tuple[int, int] | None = t_range_setting(
+        None, "timesteps of the noise (default: the checkpoint's, or 0 500; separable network: 0 400)"
+    )
     count: str = setting("known", "number of objects: given, or sought", choices=("known", "infer"))
     num_candidates: int = setting(256, "positions on the grid, about", kind=positive)
-    num_draws: int = setting(16, "noise draws that price the candidates", kind=positive)
-    num_steps: int = setting(15, "steps of the refinement", kind=not_negative)
-    learning_rate: float = setting(4e-3, "of the positions; it falls to a tenth", kind=positive_float)
+    num_draws: int | None = setting(
+        None, "noise draws that price the candidates (default: 16; separable network: 64)", kind=positive
+    )
+    num_steps: int | None = setting(
+        None, "steps of the refinement (default: 15; separable network: 8)", kind=not_negative
+    )
+    learning_rate: float = setting(
+        4e-3, "of the positions; it falls to a tenth (separable network: no such rate)", kind=positive_float
+    )
     min_separation: float | None = setting(
         None, "nearer positions exclude each other (default: the checkpoint's, or 0.05)", kind=share
     )
@@ -115,9 +127,15 @@ class PursuitSettings(InferenceSettings):
         metavar=("LEFT", "TOP", "RIGHT", "BOTTOM"),
     )
     max_objects: int = setting(10, "count infer: largest number considered", kind=positive)
-    count_draws: int = setting(48, "count infer: fresh draws that judge", kind=positive)
-    count_range: tuple[int, int] = setting(
-        (200, 500), "count infer: their timesteps", kind=timestep, nargs=2, metavar=LOW_HIGH
+    count_draws: int | None = setting(
+        None, "count infer: fresh draws that judge (default: 48; separable network: 80)", kind=positive
+    )
+    count_range: tuple[int, int] | None = setting(
+        None,
+        "count infer: their timesteps (default: 200 500; separable network: 0 500)",
+        kind=timestep,
+        nargs=2,
+        metavar=LOW_HIGH,
     )
     count_penalty: float | None = setting(
         None, "error that an object must save (default: the checkpoint's, or 0)", kind=not_negative_float
@@ -142,6 +160,10 @@ class PursuitSettings(InferenceSettings):
     def for_facts(self, facts: Facts) -> Self:
         """A copy in which a checkpoint's facts, or else defaults, stand for what is None."""
         return super().for_facts(facts).filled(_MEASURED)
+
+    def for_network(self, separable: bool) -> Self:
+        """A copy in which the defaults for a kind of network stand for what is None."""
+        return self.filled(_SEPARABLE if separable else _SHARED)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,6 +35,7 @@ class Inferred:
         gain: (B,) of the composition. chosen: of each image, the numbers of the candidates chosen.
         num_draws: of each image, the draws it took.
         count_errors: of each image, (N, K_max), the error of the best set of every size on each fresh draw.
+        count_prices: of each image, (K_max,), how many times the penalty the best set of every size has to pay.
         start_errors: (B, R), the error of every start. best_start: (B,), the number of the best.
         trajectory: (T, B, R, K, D), where the steps were recorded.
     """
@@ -51,6 +52,7 @@ class Inferred:
     chosen: list[list[int]] | None = None
     num_draws: list[int] | None = None
     count_errors: list[torch.Tensor] | None = None
+    count_prices: list[torch.Tensor] | None = None
     start_errors: torch.Tensor | None = None
     best_start: torch.Tensor | None = None
     trajectory: torch.Tensor | None = None

@@ -1,0 +1,137 @@
+"""The denoising error of EVERY composition of a separable network, as a quadratic form measured once an image.
+
+A separable network predicts f_0 + W (B * m) at each place of the latent grid; concepts enter through m = sum_k a_k phi(c_k)
+alone (`igm.models.separable`). Over draws of (t, eps, x_0) with targets y, the error of ANY m is exactly
+
+    L(m) = const - 2 <g, m> + <m, H m>,   g = E[(W^T (y - f_0)) * B],   H = E[B B^T] * (W^T W)   at each place,
+
+all divided by the number of latent values. So N passes of the trunk price every concept, set, number and gain.
+
+Symbols: B images, S compositions of each, K concepts, P = H W places, R features, C channels, N draws.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from igm.inference.draws import Draws
+from igm.models.denoiser import Denoiser
+
+
+@dataclass
+class ErrorForm:
+    """const (B,), g (B, P, R) and H (B, P, R, R), float32: P R (R + 1) + 1 numbers an image (4.2 MB at P 64, R 128)."""
+
+    const: torch.Tensor
+    g: torch.Tensor
+    H: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.const)
+
+    def __getitem__(self, rows: slice) -> "ErrorForm":
+        return ErrorForm(self.const[rows], self.g[rows], self.H[rows])
+
+    def times(self, m: torch.Tensor) -> torch.Tensor:
+        """H m: (B, S, P, R) -> (B, S, P, R)."""
+        return (m.transpose(1, 2) @ self.H).transpose(1, 2)  # H is symmetric
+
+    def parts(self, m: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """L = <g, m> and Q = <m, H m>, (B, S) each, of m (B, S, P, R)."""
+        return (self.g[:, None] * m).sum((2, 3)), (self.times(m) * m).sum((2, 3))
+
+    def error(self, m: torch.Tensor) -> torch.Tensor:
+        """Denoising error (B, S) of compositions m (B, S, P, R)."""
+        linear, quadratic = self.parts(m)
+        return self.const[:, None] - 2 * linear + quadratic
+
+    def error_at_best_gain(self, m: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Denoising error (B, S) of m (B, S, P, R) times the gain that makes it least, L / Q, and that gain (B, S)."""
+        linear, quadratic = self.parts(m)
+        return self.const[:, None] - gain_score(linear, quadratic), best_gain(linear, quadratic)
+
+
+def best_gain(linear: torch.Tensor, quadratic: torch.Tensor) -> torch.Tensor:
+    """The gain a >= 0 that minimises - 2 a L + a^2 Q."""
+    return (linear / quadratic.clamp(min=1e-12)).clamp(min=0)
+
+
+def gain_score(linear: torch.Tensor, quadratic: torch.Tensor) -> torch.Tensor:
+    """By how much the best gain lowers the error: L^2 / Q, and 0 where L < 0."""
+    return linear.clamp(min=0).square() / quadratic.clamp(min=1e-12)
+
+
+@dataclass
+class DrawFeatures:
+    """What a trunk says on N draws of one image: features (N, P, R), and what f_0 leaves of the target (N, P, C)."""
+
+    features: torch.Tensor
+    rest: torch.Tensor
+
+    def joined(self, other: "DrawFeatures") -> "DrawFeatures":
+        """These draws and others of the same image."""
+        return DrawFeatures(torch.cat([self.features, other.features]), torch.cat([self.rest, other.rest]))
+
+
+@torch.no_grad()
+def features_of_draws(denoiser: Denoiser, draws: Draws, batch_size: int) -> DrawFeatures:
+    """Run the trunk on one image's draws: x_0, eps (N, C, H, W), t (N,).
+
+    Raises:
+        FloatingPointError: a prediction is not finite.
+    """
+    features, rest = [], []
+    for part in torch.arange(len(draws.t), device=draws.t.device).split(batch_size):
+        x_0, t, eps = draws.x_0[part], draws.t[part], draws.eps[part]
+        start, own = denoiser.share(denoiser.add_noise(x_0, eps, t), t)
+        features.append(own.float().flatten(2).transpose(1, 2))  # (n, P, R)
+        rest.append((denoiser.target(x_0, eps, t) - start.float()).flatten(2).transpose(1, 2))  # (n, P, C)
+    found = DrawFeatures(torch.cat(features), torch.cat(rest))
+    if not bool(found.features.isfinite().all() and found.rest.isfinite().all()):
+        raise FloatingPointError("a prediction is not finite; use --mixed_precision no")
+    return found
+
+
+def mixing(denoiser: Denoiser) -> torch.Tensor:
+    """W (C, R), float32."""
+    return getattr(denoiser.network, "module", denoiser.network).mix.weight.detach().float()
+
+
+def form_of(found: DrawFeatures, mix: torch.Tensor) -> ErrorForm:
+    """The error form of one image (B = 1) from its draws and W (C, R); summed in float32 whatever the trunk ran in."""
+    n, places, _ = found.features.shape
+    scale = 1 / (n * places * len(mix))
+    with torch.autocast(mix.device.type, enabled=False):
+        by_place = found.features.transpose(0, 1)  # (P, N, R)
+        g = ((found.rest @ mix) * found.features).sum(0) * scale  # (P, R)
+        H = (by_place.transpose(1, 2) @ by_place) * (mix.T @ mix) * scale  # (P, R, R)
+        const = found.rest.square().sum() * scale
+    return ErrorForm(const[None], g[None], H[None])
+
+
+def measure_forms(denoiser: Denoiser, draws: Draws, batch_size: int = 64) -> ErrorForm:
+    """The error forms of B images from each one's draws: x_0, eps (B, N, C, H, W), t (B, N); N trunk passes an image."""
+    mix = mixing(denoiser)
+    forms = [form_of(features_of_draws(denoiser, draws[image], batch_size), mix) for image in range(len(draws.t))]
+    return ErrorForm(*(torch.cat(parts) for parts in zip(*((f.const, f.g, f.H) for f in forms), strict=True)))
+
+
+def contributions(found: DrawFeatures, mix: torch.Tensor, phi: torch.Tensor) -> torch.Tensor:
+    """W (B * phi_k) of K concepts on every draw of an image: phi (K, P, R) -> (N, K, P, C)."""
+    return (found.features[:, None] * phi) @ mix.T
+
+
+def errors_per_draw(found: DrawFeatures, mix: torch.Tensor, phi: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Denoising error on each draw of an image of compositions f_0 + sum_k a_k W (B * phi_k), exactly.
+
+    Args:
+        phi: (K, P, R). weights: a (S, K).
+
+    Returns:
+        errors (N, S).
+    """
+    each = contributions(found, mix, phi).flatten(2)  # (N, K, P C)
+    rest = found.rest.flatten(1)[:, None]  # (N, 1, P C)
+    gram, linear = each @ each.transpose(1, 2), (each @ rest.transpose(1, 2))[..., 0]  # (N, K, K), (N, K)
+    quadratic = torch.einsum("sk,nkl,sl->ns", weights, gram, weights)
+    return (rest.square().sum(2) - 2 * linear @ weights.T + quadratic) / rest.shape[2]

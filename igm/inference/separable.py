@@ -1,0 +1,251 @@
+"""Positions and their number under a separable network: N trunk passes an image, then algebra.
+
+Sets are chosen on one set of noise draws (`igm.inference.closed_form`) and judged on fresh ones, where each object, and
+each number of objects, has to lower the error by more than a penalty that is calibrated on training images. An object near
+to another pays more: it is rare, and what the network cannot explain of an object looks like a second one beside it.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from igm import UserError
+from igm.error_form import DrawFeatures, ErrorForm, errors_per_draw, features_of_draws, measure_forms, mixing
+from igm.inference.closed_form import Search, SearchSettings
+from igm.inference.closed_form_grid import GridTables, grid_tables, grow
+from igm.inference.closed_form_refine import Phi, Sets, refine
+from igm.inference.confidence import confidence_of_choice, object_confidence
+from igm.inference.draws import draw_for_images, image_generators
+from igm.inference.sets import candidate_grid
+from igm.inference.settings import PursuitSettings
+from igm.inference.types import Inferred, Posterior
+from igm.models.denoiser import Denoiser
+
+CROWDED = (
+    8.0  # penalties that two objects at one place pay on top of their own; exp(-(d / min_separation)^2) of it at d
+)
+NEAR = 2  # numbers that differ by more from the likely one are not searched further
+DRAWS_PER_ROUND = 16
+MOST = 4  # with a confidence asked for, at most so many times the usual draws
+TRUNK_ROWS = 128  # most trunk passes at once
+
+
+@dataclass
+class Judged:
+    """What N fresh draws say of one image's sets: errors (N, S), and which set (`best`) is chosen, how surely.
+
+    prices (S,): how many penalties each set pays.
+
+    contributions (N, K) of the chosen set's objects: by how much the error rises on each draw when one is taken away.
+    """
+
+    errors: torch.Tensor
+    prices: torch.Tensor
+    best: int
+    confidence: float
+    contributions: torch.Tensor
+
+
+class SeparableSearch:
+    """A batch of images: their error forms, and the search in them.
+
+    Raises:
+        FloatingPointError: a prediction is not finite.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        posterior: Posterior,
+        settings: PursuitSettings,
+        image_numbers: list[int] | None = None,
+        batch_size: int = TRUNK_ROWS,
+    ):
+        s = self.settings = settings.for_facts(denoiser.facts).for_network(separable=True)
+        self.denoiser, self.posterior, self.batch_size = denoiser, posterior, min(batch_size, TRUNK_ROWS)
+        self.numbers = image_numbers or list(range(len(posterior)))
+        self.phi, self.mix = Phi(getattr(denoiser.network, "module", denoiser.network)), mixing(denoiser)
+        self.t_range, self.separation = s.range_of(denoiser.num_timesteps), s.min_separation
+        generators = image_generators(s.seed, self.numbers, stream=3)
+        draws = draw_for_images(posterior, s.num_draws, self.t_range, generators, stratified=True)
+        self.form = measure_forms(denoiser, draws, self.batch_size)
+        grid = candidate_grid(s.num_candidates, s.bounds).to(posterior.mean)
+        self.tables = grid_tables(self.form, grid, self.phi(grid), self.separation)
+
+    def among(self, rows: torch.Tensor) -> Search:
+        """The search in some of the images."""
+        form, t = self.form, self.tables
+        part = ErrorForm(form.const[rows], form.g[rows], form.H[rows])
+        tables = GridTables(t.conds, t.phi, t.allowed, t.b[rows], t.G[rows])
+        return Search(part, tables, self.phi, SearchSettings(self.separation, num_steps=self.settings.num_steps))
+
+    def known(self, num_concepts: torch.Tensor) -> list[list[Sets]]:
+        """For each image its set of the known size, alone in a list.
+
+        Raises:
+            UserError: more objects than candidates that may stand together.
+        """
+        found: list[list[Sets]] = [[] for _ in self.numbers]
+        for k in num_concepts.unique().tolist():
+            rows = (num_concepts == k).nonzero()[:, 0]
+            search = self.among(rows.to(self.form.g.device))
+            members = grow(search.tables, k)
+            if len(members) < k:
+                raise UserError(
+                    f"{k} objects asked for, {len(members)} of the {len(self.tables.conds)} candidates may stand "
+                    "together; raise --num_candidates or lower --min_separation"
+                )
+            sets = search.improved(search.off_grid(self.tables.conds[members[-1]]))
+            other = search.improved(search.greedy(k))  # from elsewhere: what one start misses, the other finds
+            sets = sets.replaced(other.error < sets.error, other)
+            for own, row in enumerate(rows.tolist()):
+                found[row].append(sets.of(own))
+        return found
+
+    def every(self, max_objects: int) -> list[list[Sets]]:
+        """For each image its sets of K = 1, 2, ... objects, each from the grid's set or from the last one and an object.
+
+        Moves are tried where the error plus penalties is near its least: other numbers will not be chosen.
+        """
+        search = self.among(torch.arange(len(self.numbers), device=self.form.g.device))
+        found: list[Sets] = []
+        for members in grow(search.tables, max_objects):
+            sets = search.off_grid(self.tables.conds[members], num_steps=0)
+            if found:
+                larger = search.enlarged(found[-1])
+                sets = sets.replaced(larger.error < sets.error, larger)
+            found.append(search.off_grid(sets.conds[:, 0]))
+        errors = torch.cat([sets.error for sets in found], dim=1)  # (B, K)
+        each = [[sets.of(i) for sets in found] for i in range(len(self.numbers))]
+        prices = torch.stack([self.prices(own) for own in each]).to(errors)  # (B, K)
+        likely = (errors + self.settings.count_penalty * prices).argmin(1)  # (B,), K - 1
+        for j in range(len(found)):
+            rows = ((likely - j).abs() <= NEAR).nonzero()[:, 0]
+            if len(rows):
+                better = self.among(rows).improved(Sets.of_images([each[i][j] for i in rows.tolist()]))
+                for own, i in enumerate(rows.tolist()):
+                    each[i][j] = better.of(own)
+        return each
+
+    def prices(self, sets: list[Sets]) -> torch.Tensor:
+        """How many penalties each of an image's sets pays: one an object, and more where objects are near to each other."""
+        distances = [torch.pdist(own.conds[0, 0]) for own in sets]
+        crowds = torch.stack([torch.exp(-((own / max(self.separation, 1e-6)) ** 2)).sum() for own in distances])
+        return torch.tensor([float(own.conds.shape[2]) for own in sets]) + CROWDED * crowds.cpu()
+
+    def from_positions(self, conds: torch.Tensor) -> Sets:
+        """The set that refinement reaches from given positions (K, D) in an only image, such as the true ones.
+
+        Where they are nearer to each other than the search allows, they may stay so.
+        """
+        real = torch.ones(1, 1, len(conds), dtype=torch.bool, device=self.form.g.device)
+        nearest = float(torch.pdist(conds).min()) if len(conds) > 1 else self.separation
+        options = {"min_separation": min(self.separation, nearest), "num_steps": self.settings.num_steps}
+        return refine(self.form, self.phi, conds[None, None].to(self.form.g), real, **options)
+
+    def judge(self, image: int, sets: list[Sets], *, rounds: list[int], t_range: tuple[int, int]) -> Judged:
+        """One image's sets under fresh draws, at the gains of the draws that chose them.
+
+        Args:
+            rounds: draws of each round; the first that is as sure as the settings ask for is the last.
+        """
+        s, fresh = self.settings, None
+        generator = image_generators(s.seed, [self.numbers[image]], stream=5)
+        prices = self.prices(sets)  # (S,)
+        price = s.count_penalty * prices
+        for number in rounds:
+            draws = draw_for_images(self.posterior[image : image + 1], number, t_range, generator, stratified=True)[0]
+            found = features_of_draws(self.denoiser, draws, self.batch_size)
+            fresh = found if fresh is None else fresh.joined(found)
+            errors = torch.cat([self.errors(fresh, own)[:, :1] for own in sets], dim=1)  # (N, S)
+            best = int((errors.mean(0) + price).argmin())
+            sure = confidence_of_choice(errors + price, best, s.count_scale)
+            if s.confidence is not None and sure >= s.confidence < 1:
+                break
+        each = self.errors(fresh, sets[best])
+        return Judged(errors, prices, best, sure, each[:, 1:] - each[:, :1])
+
+    def errors(self, fresh: DrawFeatures, sets: Sets) -> torch.Tensor:
+        """On each draw, the error of one set, and then of it without each of its objects: (N, 1 + K)."""
+        k = sets.conds.shape[2]
+        weights = torch.cat([torch.ones(1, k), 1 - torch.eye(k)]).to(sets.gain) * sets.gain  # (1 + K, K)
+        return errors_per_draw(fresh, self.mix, self.phi(sets.conds[0, 0]), weights).cpu()
+
+    def answer(self, sets: list[list[Sets]], judged: list[Judged]) -> Inferred:
+        """What was found: for each image the chosen one of its sets."""
+        s, chosen = self.settings, [own[verdict.best] for own, verdict in zip(sets, judged, strict=True)]
+        sure = [object_confidence(own.contributions, s.count_penalty, s.confidence_scale) for own in judged]
+        return Inferred(
+            conds=torch.nn.utils.rnn.pad_sequence([own.conds[0, 0] for own in chosen], batch_first=True),
+            num_concepts=torch.tensor([own.conds.shape[2] for own in chosen]),
+            error=torch.cat([own.error[:, 0] for own in chosen]),
+            forward=torch.tensor([s.num_draws + len(own.errors) for own in judged]),
+            backward=torch.zeros(len(judged), dtype=torch.long),
+            confidence=torch.stack([(1 - (1 - own).sum()).clamp(0, 1) for own in sure]),
+            object_confidence=sure,
+            contributions=[own.contributions for own in judged],
+            gain=torch.cat([own.gain[:, 0] for own in chosen]),
+        )
+
+
+@torch.no_grad()
+def infer_known(
+    denoiser: Denoiser,
+    posterior: Posterior,
+    num_concepts: torch.Tensor,
+    settings: PursuitSettings | None = None,
+    *,
+    image_numbers: list[int] | None = None,
+    batch_size: int = TRUNK_ROWS,
+) -> Inferred:
+    """Positions in B images whose number of objects is known, num_concepts (B,).
+
+    Args:
+        settings: what is None there comes from the checkpoint's facts, or is the default for a separable network.
+        image_numbers: seed an image's draws, so that they do not depend on the batch. batch_size: most trunk passes at
+            once, up to 128.
+
+    Returns:
+        Inferred; the confidence is that every object is right; a network row is one trunk pass.
+
+    Raises:
+        UserError: more objects than candidates that may stand together. FloatingPointError: a prediction is not finite.
+    """
+    search = SeparableSearch(denoiser, posterior, settings or PursuitSettings(), image_numbers, batch_size)
+    sets, rounds = search.known(num_concepts), [search.settings.confidence_draws]
+    return search.answer(
+        sets, [search.judge(i, own, rounds=rounds, t_range=search.t_range) for i, own in enumerate(sets)]
+    )
+
+
+@torch.no_grad()
+def infer_number(
+    denoiser: Denoiser,
+    posterior: Posterior,
+    settings: PursuitSettings | None = None,
+    *,
+    image_numbers: list[int] | None = None,
+    batch_size: int = TRUNK_ROWS,
+) -> Inferred:
+    """Positions and their number in B images: the number with the lowest error on fresh draws plus penalties.
+
+    Args:
+        settings, image_numbers, batch_size: as in `infer_known`.
+
+    Returns:
+        Inferred; confidence (B,) that K is right; `count_errors`, the error of every K on every fresh draw, and
+        `count_prices`, how many penalties each pays.
+
+    Raises:
+        FloatingPointError: a prediction is not finite.
+    """
+    search = SeparableSearch(denoiser, posterior, settings or PursuitSettings(), image_numbers, batch_size)
+    s, sets = search.settings, search.every(search.settings.max_objects)
+    rounds = (
+        [s.count_draws] if s.confidence is None else [DRAWS_PER_ROUND] * -(-MOST * s.count_draws // DRAWS_PER_ROUND)
+    )
+    judged = [search.judge(i, own, rounds=rounds, t_range=s.count_range) for i, own in enumerate(sets)]
+    found = search.answer(sets, judged)
+    found.confidence = torch.tensor([own.confidence for own in judged])
+    found.count_errors, found.count_prices = [own.errors for own in judged], [own.prices for own in judged]
+    return found
