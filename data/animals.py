@@ -87,7 +87,7 @@ class Animals(ImageDataset):
         kept = self.admit(
             self.root, files, list(map(printable, ids)), skip_bad_images, [own.place for own, _ in chosen]
         )
-        self.labels = [names for (_, names), good in zip(chosen, kept, strict=True) if good]
+        self.shown_classes = [names for (_, names), good in zip(chosen, kept, strict=True) if good]
 
     @classmethod
     def recognises(cls, root: Path) -> bool:
@@ -100,7 +100,7 @@ class Animals(ImageDataset):
 
     def concepts(self, row: int, mirrored: bool) -> Concepts:
         """`conds` (K, num_classes) and `mask` (K,) of a picture."""
-        numbers = sorted(self.classes.index(name) for name in self.labels[row])
+        numbers = sorted(self.classes.index(name) for name in self.shown_classes[row])
         conds = torch.zeros(self.max_objects, len(self.classes))
         conds[torch.arange(len(numbers)), numbers] = 1
         return {"conds": conds, "mask": (torch.arange(self.max_objects) < len(numbers)).float()}
