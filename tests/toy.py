@@ -62,6 +62,10 @@ class Toy(torch.nn.Module):
         signal, noise = self._signal_noise(t[index])
         return (x_t[index] - signal * self.bump(conds)) / noise
 
+    def predict_composed(self, x_t, t, conds, weights, index):
+        weighted = self.predict_pairs(x_t, t, conds, index) * weights.view(-1, 1, 1, 1)
+        return torch.zeros_like(x_t).index_add(0, index, weighted)
+
     def share(self, x_t, t):
         return x_t, t
 
