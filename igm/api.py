@@ -181,5 +181,7 @@ def load_model(
 
 def kind_of(denoiser: Denoiser) -> type[PictureModel]:
     """The kind of model that a denoiser makes; the published code's checkpoints tell by the size of their conditions."""
-    task = denoiser.facts.task or ("positions" if denoiser.cond_size == 2 else "attributes")
-    return _MODELS[find_task(task).name]
+    task = find_task(denoiser.facts.task or ("positions" if denoiser.cond_size == 2 else "attributes")).name
+    if task not in _MODELS:
+        raise UserError(f"the checkpoint is for {task}, which load_model does not know; use its own script")
+    return _MODELS[task]
