@@ -1,7 +1,6 @@
 """Train a compositional diffusion model on CLEVR: the mean of its predictions for each object denoises the image.
 
 Examples:
-    accelerate launch train_clevr.py --dataset_root CLEVR_v1.0
     python train_clevr.py --config configs/clevr-mini/train.yaml --dataset_root DIR         the small model that ships
     python train_clevr.py --config configs/paper/clevr_train.yaml --dataset_root CLEVR_v1.0 --resume_from_checkpoint latest
 """
