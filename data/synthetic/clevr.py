@@ -25,6 +25,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from igm.data.synthetic import render as rendering
+from igm.files import replace_text
 
 # Blender's default camera, which CLEVR's base scene keeps. Checked on 3,000 scenes of the CLEVR generator by fitting
 # each camera to 3d_coords -> pixel_coords: mean (7.47, -6.51, 5.35), aimed at the origin within 0.005, each axis
@@ -38,6 +39,7 @@ COLORS = {
     "brown": (129, 74, 25), "purple": (129, 38, 192), "cyan": (41, 208, 208), "yellow": (255, 238, 51),
 }  # fmt: skip
 SIZES = {"large": 0.7, "small": 0.35}
+MOST_PIXELS = 2048  # a side; larger pictures would not fit the memory
 MATERIALS = ("rubber", "metal")
 DEFAULT_SHAPES = ("cube", "sphere", "cylinder")
 
@@ -293,9 +295,7 @@ def generate(
             entries += part
             bar.update(len(part))
     info = {"split": split, "version": "1.0", "date": "synthetic", "license": "as the generator's"}
-    temporary = scene_file.with_suffix(".tmp")
-    temporary.write_text(json.dumps({"info": info, "scenes": entries}))
-    os.replace(temporary, scene_file)
+    replace_text(scene_file, json.dumps({"info": info, "scenes": entries}))
     return scene_file
 
 
@@ -310,8 +310,9 @@ def _check(num_images, num_objects, resolution, shapes, textures, seed, batch_si
     for name, value in (("seed", seed), ("workers", workers)):
         if value < 0:
             raise ValueError(f"{name} must be 0 or more, got {value}")
-    if min(resolution) < 16 or any(side % 2 for side in resolution):
-        raise ValueError(f"resolution must be even and at least 16 each way, got {resolution[0]}x{resolution[1]}")
+    if not 16 <= min(resolution) <= max(resolution) <= MOST_PIXELS or any(side % 2 for side in resolution):
+        bounds = f"even and 16 to {MOST_PIXELS} each way"
+        raise ValueError(f"resolution must be {bounds}, got {resolution[0]}x{resolution[1]}")
     for name, values, known in (("shapes", shapes, rendering.SHAPES), ("textures", textures, rendering.TEXTURES)):
         wrong = [v for v in values if v not in known]
         if wrong or not values:
