@@ -3,6 +3,8 @@
 import os
 import sys
 
+__version__ = "0.2.0"
+
 
 class UserError(ValueError):
     """A mistake in what the user asked for; the message is one line with the mend."""

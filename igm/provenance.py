@@ -14,7 +14,9 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("igm", "torch", "diffusers", "accelerate", "transformers", "numpy", "pillow", "safetensors", "scipy")
+from igm import __version__
+
+PACKAGES = ("torch", "diffusers", "accelerate", "transformers", "numpy", "pillow", "safetensors", "scipy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +56,8 @@ def provenance(device: torch.device | str = "cpu", processes: int = 1) -> Proven
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of Python and of the installed packages that results depend on."""
-    versions = {"python": platform.python_version()}
+    """Versions of this package, of Python and of the installed packages that results depend on."""
+    versions = {"igm": __version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:
             versions[package] = metadata.version(package)

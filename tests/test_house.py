@@ -21,7 +21,7 @@ FOLDERS = ("igm", "models", "data")
 
 @pytest.mark.parametrize("task", DEMO)
 def test_the_demo_gives_the_records_that_it_always_gave(task, run_main, tmp_path):
-    """Written down before the house was rebuilt (positions: with the first separable weights); only arithmetic may differ."""
+    """Written down before the house was rebuilt (positions: first separable weights); only arithmetic may differ."""
     script, arguments, folder = DEMO[task]
     expected = json.loads((ROOT / "tests" / "demo_records.json").read_text())[task]
     code, _, err = run_main(script, *arguments, "--output_dir", tmp_path, "--no_figures")

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from accelerate import PartialState
 
-from igm import UserError
+from igm import UserError, say
 from igm.cli.options import Parser, note_idle, take
 from igm.data.images import FITS
 from igm.data.unlabelled import Pictures
@@ -213,14 +213,15 @@ def run_evaluation(evaluation: Evaluation[DataT], load_groups: Callable[[Evaluat
         UserError, DataError, ModelError: a mistake of the user, in one line.
     """
     e = evaluation
+    say("; ".join(text for text in (f"Method: {e.method.about}", e.method.paper) if text))
     check_counts_known(e)
     groups = load_groups(e)
     checkpoint = e.checkpoint()
     for note in dict.fromkeys(note for dataset in groups.values() for note in dataset.notes()):
-        print(note)
+        say(note)
     for name, dataset in groups.items():
         if dataset.num_skipped:
-            print(f"{name}: {dataset.num_skipped} unreadable images left out")
+            say(f"{name}: {dataset.num_skipped} unreadable images left out")
     names = e.data.names or e.task.names(next(iter(groups.values())))
     e.method.check(e.settings, names)
     device = choose_device(e.run)
@@ -231,8 +232,6 @@ def run_evaluation(evaluation: Evaluation[DataT], load_groups: Callable[[Evaluat
     set_resolution(e.data.resolution or model.resolution, method, groups)
     if e.run.dry_run:
         return describe_evaluation(e, method, groups)
-    if PartialState().is_main_process:
-        print("; ".join(text for text in (f"Method: {method.about}", method.paper) if text))
     if e.run.compile:
         compile_where_right(model, gradients=e.task.cond_size(names) is not None)
     summary = evaluate(

@@ -26,6 +26,7 @@ from igm.evaluation.summary import write_summary
 from igm.files import locked
 from igm.inference.method import Method
 from igm.inference.types import Inferred
+from igm.provenance import provenance
 from igm.settings import Settings, positive, setting
 from igm.tasks.task import Task
 
@@ -84,7 +85,7 @@ def evaluate(
             records=merge_shards(result_files(output_dir), output_dir / RESULTS_NAME),
             options=options,
             checkpoint=checkpoint,
-            device=str(method.model.device),
+            made_by=provenance(method.model.device, state.num_processes).to_json(),
         )
 
 

@@ -3,14 +3,11 @@
 import argparse
 import contextlib
 import math
-import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from igm import UserError
 from igm.evaluation.records import (
@@ -29,7 +26,7 @@ from igm.statistics import bootstrap_interval
 from igm.tasks import find_task
 from igm.tasks.task import Task
 
-PACKAGES = ("igm", "torch", "diffusers", "transformers", "accelerate", "numpy", "scipy")
+MADE_BY = ("versions", "device", "threads", "processes", "command", "commit")  # of the run
 
 
 def write_summary(
@@ -40,9 +37,7 @@ def write_summary(
     records: Sequence[Record],
     options: Mapping[str, Any],
     checkpoint: str | None,
-    versions: Mapping[str, str] | None = None,
-    device: str | None = None,
-    threads: int | None = None,
+    made_by: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Score the records group by group and write summary.json in one step.
 
@@ -54,7 +49,7 @@ def write_summary(
             `num_images`, seconds and evaluations but not in the metrics.
         options: the options of the run.
         checkpoint: where the weights came from.
-        versions, device, threads: of the run; default those of this process.
+        made_by: the provenance of the run (`igm.provenance`), by name.
 
     Returns:
         the summary as written: plain JSON values, None for what is not finite.
@@ -74,9 +69,7 @@ def write_summary(
             kind: mean_of(record["unet_evaluations"][kind] for record in records) for kind in ("forward", "backward")
         },
         "options": options,
-        "versions": versions or library_versions(),
-        "device": device,
-        "threads": threads or torch.get_num_threads(),
+        **{name: (made_by or {}).get(name) for name in MADE_BY},
         "checkpoint": checkpoint,
     }
     return write_json(path, summary)
@@ -85,8 +78,8 @@ def write_summary(
 def rescore(folder: str | Path) -> dict[str, Any]:
     """Score a results folder again from its records and options, and rewrite its summary.
 
-    Task, method and checkpoint come from the former summary, or else from the options; versions, device and threads are
-    those of the run.
+    Task, method and checkpoint come from the former summary, or else from the options; what made the records stays as the
+    former summary has it.
 
     Raises:
         UserError: if the folder has no result file, a line cannot be read, or the task is unknown.
@@ -104,9 +97,7 @@ def rescore(folder: str | Path) -> dict[str, Any]:
             records=records,
             options=options,
             checkpoint=former.get("checkpoint", options.get("checkpoint")),
-            versions=former.get("versions"),
-            device=former.get("device"),
-            threads=former.get("threads"),
+            made_by=former,
         )
 
 
@@ -166,17 +157,6 @@ def compare_group(task: Task, group: str, pairs: Sequence[tuple[Record, Record]]
     low, high = bootstrap_interval(difference, of) or (math.nan, math.nan)
     score = 100 * difference.sum() / of.sum()
     return f"{group}: {score:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}] on {len(pairs):,} images"
-
-
-def library_versions() -> dict[str, str]:
-    """Versions of Python and of the installed libraries that results depend on."""
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
 
 
 def mean_of(values: Iterable[float]) -> float | None:
