@@ -13,6 +13,7 @@ import pytest
 import yaml
 from conftest import ROOT
 
+import igm
 from igm.models.unet import read_config
 
 CARDS = sorted((ROOT / "models" / "pretrained").glob("*/README.md"))
@@ -154,7 +155,7 @@ def test_the_toys_configs_are_read(tmp_path):
 
 def test_citation_names_paper_and_version():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    version = igm.__version__
     assert citation["version"] == version and citation["cff-version"] == "1.2.0"
     assert citation["preferred-citation"]["url"].endswith("2505.21780")
     assert [author["family-names"] for author in citation["preferred-citation"]["authors"]] == ["Wang", "Dauwels", "Du"]
