@@ -51,6 +51,15 @@ class Sets:
         rows = slice(image, image + 1)
         return Sets(self.conds[rows], self.real[rows], self.error[rows], self.gain[rows])
 
+    def where(self, images: torch.Tensor) -> "Sets":
+        """The sets of some images, (B,) bool."""
+        return Sets(self.conds[images], self.real[images], self.error[images], self.gain[images])
+
+    def put(self, images: torch.Tensor, other: "Sets") -> None:
+        """Make the sets of some images, (B,) bool, those of `other`."""
+        self.conds[images], self.real[images] = other.conds, other.real
+        self.error[images], self.gain[images] = other.error, other.gain
+
     @classmethod
     def of_images(cls, sets: list["Sets"]) -> "Sets":
         """The sets of several images together."""

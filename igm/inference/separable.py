@@ -25,6 +25,7 @@ CROWDED = (
     8.0  # penalties that two objects at one place pay on top of their own; exp(-(d / min_separation)^2) of it at d
 )
 NEAR = 2  # numbers that differ by more from the likely one are not searched further
+SAME = 1e-3  # relative difference of errors below which two refined sets are taken for one
 DRAWS_PER_ROUND = 16
 MOST = 4  # with a confidence asked for, at most so many times the usual draws
 TRUNK_ROWS = 128  # most trunk passes at once
@@ -96,8 +97,14 @@ class SeparableSearch:
                     "together; raise --num_candidates or lower --min_separation"
                 )
             sets = search.improved(search.off_grid(self.tables.conds[members[-1]]))
-            other = search.improved(search.greedy(k))  # from elsewhere: what one start misses, the other finds
-            sets = sets.replaced(other.error < sets.error, other)
+            other = search.greedy(k)  # from elsewhere: what one start misses, the other finds
+            differs = ((other.error - sets.error).abs() > SAME * sets.error)[
+                :, 0
+            ]  # (B,), it did not end at the same set
+            if bool(differs.any()):
+                another = self.among(rows.to(differs.device)[differs]).improved(other.where(differs))
+                better = another.error < sets.where(differs).error
+                sets.put(differs, sets.where(differs).replaced(better, another))
             for own, row in enumerate(rows.tolist()):
                 found[row].append(sets.of(own))
         return found
