@@ -49,7 +49,7 @@ def test_shipped_model_finds_the_objects_of_generated_scenes(run_main, tmp_path)
     few = ["--num_images", 3, "--num_draws", 8, "--num_candidates", 160, "--num_steps", 15, "--object_counts", "3-5"]
     code, stdout, stderr = run_main("eval_clevr", *few, "--output_dir", tmp_path)
     assert code == 0, stderr
-    assert "shipped model" in stdout.splitlines()[0]
+    assert stdout.startswith("Method: ") and "shipped model" in stdout.splitlines()[1]
     results = tmp_path / "clevr" / "eval-pursuit"
     rates = json.loads((results / "summary.json").read_text())["groups"]["3-5"]["metrics"]["perception_rate"]
     assert rates["0.10"] >= 0.6
