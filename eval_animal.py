@@ -6,6 +6,7 @@ Examples:
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from igm.cli.evaluation import Evaluation, Groups, OwnPictures, parse_evaluations, run_evaluation
 from igm.cli.launch import run
@@ -36,7 +37,7 @@ def load_groups(evaluation: Evaluation[AnimalSettings]) -> Groups:
 
 
 def main() -> None:
-    defaults = {"dataset_root": str(ANIMAL_PICTURES), "images_per_batch": 1, "seed": 42}
+    defaults: dict[str, Any] = {"dataset_root": str(ANIMAL_PICTURES), "images_per_batch": 1, "seed": 42}
     evaluations = parse_evaluations(__doc__, "classes", AnimalSettings, method="igm", several=True, **defaults)
     for evaluation in evaluations:
         evaluation.method.check(evaluation.settings, evaluation.data.classes)

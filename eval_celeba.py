@@ -6,6 +6,7 @@ Examples:
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from igm.cli.evaluation import DataSettings, Evaluation, Groups, parse_evaluations, run_evaluation
 from igm.cli.launch import run
@@ -34,7 +35,7 @@ def load_groups(evaluation: Evaluation[FaceSettings]) -> Groups:
     if data.dataset_root is None:
         print("No --dataset_root: the shipped model infers drawn faces")
     root = data.dataset_root or sample_faces(number)
-    chosen = {"max_images": number, "skip_bad_images": data.skip_bad_images, "fit": data.fit}
+    chosen: dict[str, Any] = {"max_images": number, "skip_bad_images": data.skip_bad_images, "fit": data.fit}
     chosen |= {"attributes": data.attributes, "partition": data.partition}
     kind = find_dataset(root, "attributes")
     return {domain: kind(root, data.split, domain=domain, **chosen) for domain in data.domains}

@@ -6,6 +6,7 @@ Examples:
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from igm.cli.launch import run
 from igm.cli.training import read_training
@@ -32,7 +33,7 @@ def load_data(data: ClevrData) -> tuple[Dataset, Dataset]:
     common = {"resolution": data.resolution, "skip_bad_images": data.skip_bad_images}
     root, counts = data.dataset_root, data.object_counts
     kind = find_dataset(root, "positions")
-    dataset = kind(root, "train", counts, max_images=data.max_images, flip=data.flip, **common)
+    dataset: Any = kind(root, "train", counts, max_images=data.max_images, flip=data.flip, **common)
     if data.vary:
         dataset = VariedScenes(dataset, Variation(share=data.vary))
     try:

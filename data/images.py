@@ -342,8 +342,8 @@ def image_to_tensor(image: Image.Image, resolution: int, fit: str = "squeeze") -
 
 def squeezed(pixels: np.ndarray, resolution: int) -> torch.Tensor:
     """Pixels (H, W, 3) of bytes resized to a square, antialiased: (3, R, R), bytes."""
-    pixels = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None]  # (1, 3, H, W) uint8
-    return torch.nn.functional.interpolate(pixels, (resolution, resolution), mode="bilinear", antialias=True)[0]
+    image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None]  # (1, 3, H, W) uint8
+    return torch.nn.functional.interpolate(image, (resolution, resolution), mode="bilinear", antialias=True)[0]
 
 
 def to_range(pixels: torch.Tensor) -> torch.Tensor:

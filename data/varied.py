@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from igm.data.clevr import Clevr
+from igm.data.dataset import Item
 from igm.data.framing import Frame, cut
 from igm.data.images import decode_image, squeezed, to_range
 
@@ -49,7 +50,7 @@ class VariedScenes(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def annotation(self, i: int) -> dict:
+    def annotation(self, i: int) -> Item:
         """As `Clevr.annotation`."""
         return self.dataset.annotation(i)
 

@@ -58,7 +58,7 @@ class PictureModel:
         found = self.infer(batch.pixels, *concepts, **settings)
         return found[0] if batch.single else found
 
-    def infer(self, pixels: torch.Tensor, **settings: Any) -> list[Any]:
+    def infer(self, pixels: torch.Tensor, *concepts: Any, **settings: Any) -> list[Any]:
         """One answer for each picture of (B, 3, R, R) in [-1, 1]."""
         raise NotImplementedError
 
@@ -159,7 +159,7 @@ def load_model(
     *,
     revision: str | None = None,
     local_files_only: bool = False,
-) -> PositionModel | AttributeModel | PromptModel:
+) -> PictureModel:
     """A model of the kind that a checkpoint is for, on the best device there is.
 
     Args:

@@ -65,6 +65,8 @@ class ErrorMatrix:
 
     def errors_per_draw(self, image: int, weights: torch.Tensor) -> torch.Tensor:
         """Denoising error of compositions (S, M) on each kept draw of an image: (N, S)."""
+        if self.draws is None:
+            raise ValueError("the matrix keeps no draws")
         v = with_rest(weights.to(self.gram))
         return torch.einsum("sm,nmk,sk->ns", v, self.draws[image], v)
 

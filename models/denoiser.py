@@ -1,5 +1,6 @@
 """The Denoiser: a network, its noise schedule and its codec behind one interface that inference and sampling share."""
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,10 @@ class Denoiser(nn.Module):
     Raises:
         ModelError: the scheduler predicts something else than epsilon or v.
     """
+
+    network: Any  # diffusers' or the project's; wrapped, its own attributes are the wrapper's `module`'s
+    codec: Any  # a Codec; None where only latents are handled
+    alphas_cumprod: torch.Tensor
 
     def __init__(
         self,
@@ -178,7 +183,8 @@ class Denoiser(nn.Module):
         """`predict_pairs` from what `share` gave; for many questions about the same noisy images."""
         if self.shares_trunk:
             return self.network.decode(shared, conds, index).float()
-        return self.predict_pairs(*shared, conds, index)
+        x_t, t = shared
+        return self.predict_pairs(x_t, t, conds, index)
 
     def predict(self, x_t: torch.Tensor, t: torch.Tensor, conds: torch.Tensor) -> torch.Tensor:
         """Predict for K concepts of each image: x_t (B, C, H, W), t (B,), conds (B, K, D) -> (B, K, C, H, W)."""
@@ -199,7 +205,7 @@ class Denoiser(nn.Module):
         own = {name: value for name, value in vars(self.network).items() if name in parts}  # as offloading sets them
         for part in parts:
             setattr(self.network, part, torch.compile(getattr(self.network, part), dynamic=True))
-        if all(compiled_agrees(lambda kind=kind: [self._try_out(kind)]) for kind in {False, gradients}):
+        if all(compiled_agrees(functools.partial(self._tries, kind)) for kind in {False, gradients}):
             return True
         for part in parts:
             delattr(self.network, part)  # the class's own shows again
@@ -223,6 +229,9 @@ class Denoiser(nn.Module):
             ) from None
         if prediction.shape != (2, channels, side, side) or not prediction.square().mean().isfinite():
             raise ModelError(f"{what} predicts no finite numbers; its weights or its config are damaged: name another")
+
+    def _tries(self, gradient: bool) -> list[torch.Tensor]:
+        return [self._try_out(gradient)]
 
     def _try_out(self, gradient: bool, side: int | None = None) -> torch.Tensor:
         """The prediction (2, C, H, W) for two pairs of fixed random numbers, or its gradient in the conditions (2, D)."""
@@ -282,9 +291,9 @@ class Denoiser(nn.Module):
             raise ModelError(f"checkpoint {folder} has no scheduler/; pass --scheduler_config")
         if (folder / "vae").is_dir():
             codec = folder
-        codec = load_codec(codec or facts.codec or DEFAULT_MODEL, local_files_only=local_files_only)
-        denoiser = cls(network, load_scheduler(schedule), codec, facts)
-        check_codec(network.config, codec)
+        loaded = load_codec(codec or facts.codec or DEFAULT_MODEL, local_files_only=local_files_only)
+        denoiser = cls(network, load_scheduler(schedule), loaded, facts)
+        check_codec(network.config, loaded)
         denoiser.check_runs(f"checkpoint {folder}")
         return denoiser.eval().requires_grad_(False)
 
@@ -312,7 +321,7 @@ def load_scheduler(path: str | Path) -> DDPMScheduler:
     return DDPMScheduler.from_config({k: v for k, v in config.items() if not k.startswith("_")})
 
 
-def load_network(folder: Path, ema: bool = True) -> nn.Module:
+def load_network(folder: Path, ema: bool = True) -> Any:
     """The network of a checkpoint, averaged weights first if `ema`.
 
     Raises:

@@ -109,9 +109,10 @@ class SeparableUNet(SharedTrunkUNet):
             u, v = dx / width, dy / width
             window = torch.exp(-(u**2 + v**2) / 2)
             maps += [window, window * u, window * v, window * u * u, window * u * v, window * v * v]
+        near_type = next(self.where.parameters()).dtype
         near = torch.exp(-(dx**2 + dy**2) / (2 * self.config.reach**2))  # (P, H, W)
-        maps = torch.stack(maps, dim=-1).to(self.where[0].weight.dtype)  # (P, H, W, 2 + 6 S)
-        return (self.where(maps) * near[..., None]).movedim(-1, 1)
+        stacked = torch.stack(maps, dim=-1).to(near_type)  # (P, H, W, 2 + 6 S)
+        return (self.where(stacked) * near[..., None]).movedim(-1, 1)
 
     @torch.no_grad()
     def phi_and_slopes(self, conds: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

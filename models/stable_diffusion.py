@@ -4,6 +4,7 @@ import contextlib
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import torch
@@ -91,7 +92,7 @@ class StableDiffusion(Denoiser):
         return self.network(x_t[index].to(dtype), t[index], encoder_hidden_states=conds.to(dtype)).sample.float()
 
     @classmethod
-    def from_pretrained(
+    def from_pretrained(  # type: ignore[override]  # a pipeline is loaded from other parts than a denoiser
         cls,
         name: str | Path,
         *,
@@ -319,7 +320,7 @@ def load_sampler(folder: Path, what: str) -> diffusers.SchedulerMixin:
             "a Stable Diffusion 1.x or 2.x is needed"
         )
     try:
-        sampler = found.from_config(config)
+        sampler: Any = found.from_config(config)  # type: ignore[attr-defined]  # of any scheduler's class
         sampler.alphas_cumprod.shape  # noqa: B018 (those of Stable Diffusion 3 and Flux have none)
         return sampler
     except AttributeError:

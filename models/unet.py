@@ -189,8 +189,8 @@ class HeadBlock(nn.Module):
         self.norm1, self.norm2 = nn.GroupNorm(8, channels), nn.GroupNorm(8, channels)
         self.conv1, self.conv2 = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
         self.time = nn.Linear(channels, 2 * channels)
-        nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)
+        for parameter in self.conv2.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
@@ -207,8 +207,16 @@ def timestep_waves(t: torch.Tensor, size: int) -> torch.Tensor:
 
 NETWORKS: dict[str, type[ModelMixin]] = {"PositionUNet": PositionUNet, "AttributeUNet": AttributeUNet}
 # What may stand in a config besides its class's own: of the published code, and of a running average.
-OTHER_NAMES = ("pos_type", "decay", "inv_gamma", "min_decay", "optimization_step", "power", "update_after_step")
-OTHER_NAMES += ("use_ema_warmup",)
+OTHER_NAMES = (
+    "pos_type",
+    "decay",
+    "inv_gamma",
+    "min_decay",
+    "optimization_step",
+    "power",
+    "update_after_step",
+    "use_ema_warmup",
+)
 
 
 def network_class(config: dict, what: str) -> type[ModelMixin]:

@@ -64,7 +64,7 @@ def build(model_class: type[Model], config: dict, what: str, most_tensors: int =
     Raises:
         ModelError: it cannot be built, has more tensors than `most_tensors`, or more weights than this machine's memory.
     """
-    own = inspect.signature(model_class.__init__).parameters  # type: ignore[misc]
+    own = inspect.signature(model_class.__init__).parameters
     try:
         with no_init_weights(), init_empty_weights(), bounded(most_tensors):
             return model_class.from_config({k: v for k, v in config.items() if k in own})  # type: ignore[attr-defined]

@@ -496,6 +496,7 @@ def test_a_damaged_pipeline_is_named(pipeline, tmp_path):
 
 
 def test_without_the_default_the_shipped_model_is_named_in_one_line(monkeypatch, capsys):
+    igm.inference.prompts._default_checkpoint.cache_clear()  # what an earlier test of this process found
     assert PromptMethod.default_checkpoint(PipelineLoading()) == "animals-mini"
     assert len(capsys.readouterr().out.splitlines()) == 1
 

@@ -295,7 +295,7 @@ def test_sound_metadata(tmp_path, examples):
         file = root / ("metadata.jsonl" if kind == "jsonl" else "metadata.csv")
         file.write_text(text, encoding=encoding)
         animals = Animals(root, CLASSES, (1, 3), resolution=8)
-        assert [set(own) for own in animals.labels] == [set(own) for own in labels]
+        assert [set(own) for own in animals.shown_classes] == [set(own) for own in labels]
 
     explore(
         examples,
@@ -322,7 +322,7 @@ def test_spoilt_metadata(tmp_path, examples):
         animals = refused(lambda: Animals(tmp_path, CLASSES, (1, 3), resolution=8), tmp_path / name)
         if animals is not None:
             check_names(animals, tmp_path)
-            assert all(own and set(own) <= set(CLASSES) and len(set(own)) == len(own) for own in animals.labels)
+            assert all(own and set(own) <= set(CLASSES) and len(set(own)) == len(own) for own in animals.shown_classes)
 
     def check_lines(values):
         check("metadata.jsonl", "\n".join(map(json.dumps, values if isinstance(values, list) else [values])).encode())
@@ -369,11 +369,11 @@ def test_every_size_fits_the_square(examples):
         assert pixels.shape == (3, resolution, resolution) and pixels.max() == 1
         left, top, shown_width, shown_height = fit_box((width, height), resolution, fit)
         inside = left >= 0 and top >= 0 and left + shown_width <= width + 1e-6 and top + shown_height <= height + 1e-6
-        assert inside or fit == "pad"
+        assert inside or fit in ("pad", "frame")  # these may show more than the picture
         if fit == "crop":  # a square of the picture, but for the rounding of its scaled side
             assert min(shown_width, shown_height) == pytest.approx(min(width, height))
             assert shown_width / shown_height == pytest.approx(1, abs=1 / resolution + 1e-6)
-        if fit != "pad":
+        if fit not in ("pad", "frame"):
             assert pixels.min() == 1
 
     explore(examples, check, width=side, height=side, resolution=st.integers(1, 64), fit=st.sampled_from(FITS))

@@ -184,7 +184,7 @@ def main() -> None:
     add("--resolution", type=int, default=96, help="side in pixels")
     add("--seed", type=int, default=0, help="same seed, same files")
     # One line for a mistake, without the usage text above it.
-    parser.error = lambda message: parser.exit(2, f"error: {message}\n")
+    parser.error = lambda message: parser.exit(2, f"error: {message}\n")  # type: ignore[method-assign]
     args = parser.parse_args()
     if args.num_images < 1 or args.resolution < 16:
         parser.error("--num_images must be at least 1 and --resolution at least 16")

@@ -94,7 +94,8 @@ def sample_scene(
 
 def _place(rng: np.random.Generator, count: int, shapes: Sequence[str], textures: Sequence[str]) -> list | None:
     """Place `count` objects one after another; None if one finds no place in MAX_RETRIES draws."""
-    objects, circles = [], []
+    objects: list[dict] = []
+    circles: list[tuple[float, float, float]] = []
     for _ in range(count):
         size, shape = str(rng.choice(list(SIZES))), str(rng.choice(list(shapes)))
         # CLEVR takes the radius of a cube as size / sqrt(2).
@@ -187,7 +188,8 @@ def sample_scenes(
         PlacementError: if a scene finds no placement, or none with every object visible.
     """
     rngs = {i: np.random.default_rng((seed, zlib.crc32(split.encode()), i)) for i in indices}
-    scenes, pending = {}, list(indices)
+    pending = list(indices)
+    scenes: dict[int, dict] = {}
     for _ in range(MAX_RESTARTS):
         if not pending:
             return [scenes[i] for i in indices]
@@ -359,7 +361,7 @@ def main() -> None:
     """The command line: see --help."""
     parser = _parser()
     # One line for a mistake, without the usage text above it.
-    parser.error = lambda message: parser.exit(2, f"error: {message}\n")
+    parser.error = lambda message: parser.exit(2, f"error: {message}\n")  # type: ignore[method-assign]
     args = parser.parse_args()
     if not args.split or Path(args.split).name != args.split or args.split == "..":
         parser.error(f"--split must be a plain name such as train or val, got '{args.split}'")

@@ -149,7 +149,8 @@ def background_colours(rng: np.random.Generator, bright: bool) -> np.ndarray:
 
 def mix(a, b, share: float) -> Colour:
     """The colour at `share` of the way from a to b."""
-    return tuple(int(np.clip(round(x + (y - x) * share), 0, 255)) for x, y in zip(a, b, strict=True))
+    red, green, blue = (int(np.clip(round(x + (y - x) * share), 0, 255)) for x, y in zip(a, b, strict=True))
+    return red, green, blue
 
 
 class Pen:
@@ -177,9 +178,9 @@ class Pen:
 
     def line(self, points, colour: Colour, width: float, alpha: float = 1.0) -> None:
         """A polyline of a width in face units."""
-        width = max(1, round(width * self.unit))
+        pixels = max(1, round(width * self.unit))
         pen, ink = self.pen(colour, alpha)
-        pen.line(self.place(points), ink, width, joint="curve" if width > 4 else None)
+        pen.line(self.place(points), ink, pixels, joint="curve" if pixels > 4 else None)
 
 
 ANGLES = np.linspace(0, 2 * np.pi, 36, endpoint=False)
@@ -222,9 +223,16 @@ def draw_face(face: Face) -> Image.Image:
     return take_photo(canvas.reduce(SUPERSAMPLING), looks, names, rng)
 
 
+def whole(colour) -> Colour:
+    """A colour of whole numbers."""
+    red, green, blue = (int(c) for c in colour)
+    return red, green, blue
+
+
 def shade(colour: Colour, factor: float) -> Colour:
     """A darker (below 1) or lighter colour."""
-    return tuple(int(min(255, c * factor)) for c in colour)
+    red, green, blue = (int(min(255, c * factor)) for c in colour)
+    return red, green, blue
 
 
 def draw_hair_behind(pen: Pen, looks: dict, names: set[str], rng: np.random.Generator) -> None:
@@ -251,7 +259,7 @@ def draw_body(pen: Pen, looks: dict) -> None:
     chin = looks["height"]
     shoulders = [(-neck, chin + 12), (-90, chin + 32), (-95, 140), (95, 140), (90, chin + 32), (neck, chin + 12)]
     pen.fill([(-neck, 20), (neck, 20), (neck + 4, chin + 26), (-neck - 4, chin + 26)], shade(looks["skin"], 0.8))
-    pen.fill(shoulders, tuple(int(c) for c in looks["clothes"]))
+    pen.fill(shoulders, whole(looks["clothes"]))
 
 
 def draw_head(pen: Pen, looks: dict, names: set[str], shift: float) -> None:
@@ -284,7 +292,7 @@ def draw_eyes(pen: Pen, looks: dict, names: set[str], shift: float) -> None:
     for side in (-1, 1):
         x = 20 * side + shift
         pen.fill(oval(x, -11, 8.5, looks["eye"]), (240, 238, 236))
-        pen.fill(oval(x + looks["yaw"] * 2, -11, 3.9, min(4.2, looks["eye"])), tuple(int(c) for c in looks["iris"]))
+        pen.fill(oval(x + looks["yaw"] * 2, -11, 3.9, min(4.2, looks["eye"])), whole(looks["iris"]))
         pen.fill(oval(x + looks["yaw"] * 2, -11, 1.9, 1.9), (15, 12, 12))
         pen.line(arc(x, -12.5 - looks["eye"] / 2, 9, -3.5), shade(looks["skin"], 0.42), 1.5)
         line = arc(x, -26, 11.5, -3.5)
@@ -382,7 +390,7 @@ def draw_glasses(pen: Pen, looks: dict, shift: float) -> None:
 def draw_hat(pen: Pen, looks: dict) -> None:
     """A cap in the colour of the clothes."""
     width, top = looks["width"] + 0.8 * looks["hair_volume"] + 2, -looks["height"] - looks["hair_volume"] - 5
-    colour = shade(tuple(int(c) for c in looks["clothes"]), 0.9)
+    colour = shade(whole(looks["clothes"]), 0.9)
     crown = oval(0, -42, width, -top - 42, 2.6)
     pen.fill(crown[crown[:, 1] < -41], colour)
     pen.fill(oval(0, -43, width + 6, 6), shade(colour, 0.75))
@@ -449,8 +457,8 @@ def generate(
         jobs = zip(range(len(splits)), males.tolist(), strict=True)
         write = partial(_write, folder=folder, seed=seed)
         faces = []
-        for names in pool.imap(write, jobs, chunksize=32) if pool else map(write, jobs):
-            faces.append(names)
+        for shown in pool.imap(write, jobs, chunksize=32) if pool else map(write, jobs):
+            faces.append(shown)
             bar.update()
     names = [f"{i + 1:06d}.jpg" for i in range(len(splits))]
     rows = [
@@ -480,7 +488,7 @@ def main() -> None:
         description="Draw faces in the layout of CelebA.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.error = lambda message: parser.exit(2, f"error: {message}\n")  # one line for a mistake
+    parser.error = lambda message: parser.exit(2, f"error: {message}\n")  # type: ignore[method-assign]  # one line for a mistake
     add = parser.add_argument
     add("--out", required=True, default=argparse.SUPPRESS, metavar="DIR", help="dataset root to write")
     add("--num_train", type=int, default=10_000, help="training faces")

@@ -28,12 +28,13 @@ SKY_MIRRORED = 0.06  # what metal shows of the zenith, darker than the light it 
 METAL_MIRROR, METAL_DIFFUSE, METAL_GLOSS = 0.92, 0.07, 28.0  # of mirrored, diffuse and lamp light
 RUBBER_GLOSS = 0.06  # as all of these, matched by eye and by mean brightness of 120 scenes
 
+Pixels = tuple[Tensor, Tensor, Tensor]  # numbers of image, row and column
 GROUND_STEP = 2e-3  # half a grey level
 HIT = 4e-3  # distance that counts as a hit, in units of the object's size
 
 
-def _length(*components: Tensor) -> Tensor:
-    return sum(c * c for c in components).sqrt()
+def _length(first: Tensor, *others: Tensor) -> Tensor:
+    return sum((c * c for c in others), first * first).sqrt()
 
 
 def _sphere(p: Tensor) -> Tensor:
@@ -310,9 +311,8 @@ def _value_noise(p: Tensor) -> Tensor:
         x, y, z = (cell[axis].long() + bits[axis] for axis in range(3))
         key = (x * 73856093 ^ y * 19349663 ^ z * 83492791) & 0xFFFF
         key = (key * key * 15731 + key * 789221) >> 3 & 0xFFFF
-        weight = 1.0
-        for axis in range(3):
-            weight = weight * (f[axis] if bits[axis] else 1 - f[axis])
+        parts = [f[axis] if bits[axis] else 1 - f[axis] for axis in range(3)]
+        weight = parts[0] * parts[1] * parts[2]
         total += weight * (key.float() / 0xFFFF)
     return total
 
@@ -382,7 +382,7 @@ def _encode(light: Tensor) -> Tensor:
     return (table * 255).round().to(torch.uint8)[(light.clamp(0, 1) * 16383).round().long()]
 
 
-def _ground_light(batch: Batch, where: tuple, width: int, height: int) -> Tensor:
+def _ground_light(batch: Batch, where: Pixels, width: int, height: int) -> Tensor:
     """Light (3, ...) of the ground seen at pixels where = (image, row, column)."""
     rays, eye = camera_rays(batch, *where, width, height), batch.eye[:, where[0]]
     return _ground(batch, eye - rays * (eye[2] / rays[2]), where[0])
@@ -403,17 +403,17 @@ def _ground_picture(batch: Batch, covered: Tensor) -> Tensor:
     Shaded at half the resolution and again at full resolution where that is too coarse, at the edges of shadows.
     """
     count, height, width = covered.shape
-    where = [torch.arange(n) for n in (count, height // 2, width // 2)]
-    where = where[0][:, None, None], where[1][:, None], where[2]
+    images, rows, columns = (torch.arange(n) for n in (count, height // 2, width // 2))
+    where = images[:, None, None], rows[:, None], columns
     coarse = _ground_light(batch, where, width // 2, height // 2)  # (3, B, height / 2, width / 2)
     picture = _doubled(_doubled(coarse, 2), 3)
     step = (picture[1] - coarse[1].repeat_interleave(2, 1).repeat_interleave(2, 2)).abs()
-    where = ((step > GROUND_STEP) & ~covered).nonzero(as_tuple=True)
-    picture[:, *where] = _ground_light(batch, where, width, height)
+    image, row, column = ((step > GROUND_STEP) & ~covered).nonzero(as_tuple=True)
+    picture[:, image, row, column] = _ground_light(batch, (image, row, column), width, height)
     return picture
 
 
-def _seen_light(batch: Batch, objects: Tensor, depths: Tensor, where: tuple) -> Tensor:
+def _seen_light(batch: Batch, objects: Tensor, depths: Tensor, where: Pixels) -> Tensor:
     """Light (3, N) to the camera from the pixels `where` (three index tensors) of object and depth buffers."""
     height, width = objects.shape[1:]
     rays = camera_rays(batch, *where, width, height)
@@ -440,13 +440,14 @@ def render(batch: Batch, width: int, height: int) -> Tensor:
     whole = (ids[0] >= 0) & (ids == ids[0]).all(0)  # (B, height, width) pixels with one object alone
     split = (objects >= 0) & ~whole.repeat_interleave(2, 1).repeat_interleave(2, 2)
     samples = torch.zeros(4, *objects.shape)  # light, and 1 where an object is
-    where = split.nonzero(as_tuple=True)
-    samples[:3, *where] = _seen_light(batch, objects, depths, where)
-    samples[3, *where] = 1
+    image, row, column = split.nonzero(as_tuple=True)
+    samples[:3, image, row, column] = _seen_light(batch, objects, depths, (image, row, column))
+    samples[3, image, row, column] = 1
     one, two, three, four = _corners(samples)
     mixed = (one + two + three + four) / 4  # (4, B, height, width)
     picture = mixed[:3] + (1 - mixed[3]) * _ground_picture(batch, whole)
-    where = whole.nonzero(as_tuple=True)
+    image, row, column = whole.nonzero(as_tuple=True)
     one, two, three, four = _corners(depths)
-    picture[:, *where] = _seen_light(batch, ids[0], (one + two + three + four) / 4, where)
+    seen = _seen_light(batch, ids[0], (one + two + three + four) / 4, (image, row, column))
+    picture[:, image, row, column] = seen
     return _encode(picture).permute(1, 2, 3, 0)

@@ -80,8 +80,10 @@ class OwnPictures(DataSettings):
 
     def own_pictures(self, group: str) -> Groups:
         """The pictures of --images as one group."""
-        bounds = {"max_images": self.num_images, "skip_bad_images": self.skip_bad_images}
-        return {group: Pictures(self.images or (), fit=self.fit, **bounds)}
+        pictures = Pictures(
+            self.images or (), max_images=self.num_images, skip_bad_images=self.skip_bad_images, fit=self.fit
+        )
+        return {group: pictures}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,6 @@
 """How a script starts, and how it ends on a mistake of its user or when it is stopped."""
 
+import multiprocessing
 import os
 import re
 import signal
@@ -97,5 +98,7 @@ def end(line: str, code: int) -> NoReturn:
         print(line, file=sys.stderr, flush=True)
     if "RANK" in os.environ:
         os._exit(code)
+    for child in multiprocessing.active_children():  # a loader process that was interrupted, too, may never end
+        child.terminate()
     sys.unraisablehook = lambda _: None  # what half-made objects say when they go is no news any more
     sys.exit(code)

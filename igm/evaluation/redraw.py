@@ -26,7 +26,8 @@ def redraw(folder: str | Path, max_images: int = 24) -> list[Path]:
         UserError: if a record cannot be read, or its conditions are not those of the task.
     """
     folder = Path(folder)
-    options, groups = read_options(folder), {}
+    options = read_options(folder)
+    groups: dict[str, list[Record]] = {}
     for record in read_results(folder):
         groups.setdefault(record["group"], []).append(record)
     task = task_of(folder, options.get("task"))

@@ -11,7 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import ArrayLike
 
 from igm.figures.style import DPI, GREY, PRED_COLOUR, STYLE, TRUE_COLOUR, open_frame, save_figure, sheet_title
 from igm.statistics import count_confusion, reliability
@@ -64,12 +63,24 @@ def _draw_errors(axes: Axes, record: Mapping[str, Any]) -> None:
     counts = np.arange(1, len(errors) + 1)
     if record["num_true"] is not None:
         axes.axvline(record["num_true"], color=TRUE_COLOUR, linewidth=0.9, linestyle=(0, (4, 3)), label="true K")
-    line = {"color": DARK, "marker": "o", "markersize": 2.2, "linewidth": 1.0, "capsize": 1.3, "elinewidth": 0.7}
+    line: dict[str, Any] = {
+        "color": DARK,
+        "marker": "o",
+        "markersize": 2.2,
+        "linewidth": 1.0,
+        "capsize": 1.3,
+        "elinewidth": 0.7,
+    }
     axes.errorbar(
         counts, errors, yerr=bars, **line, label="error" if bars is None else "error \N{PLUS-MINUS SIGN} standard error"
     )
     pred = record["num_pred"]
-    ring = {"markersize": 6.5, "markerfacecolor": "none", "markeredgecolor": PRED_COLOUR, "markeredgewidth": 1.1}
+    ring: dict[str, Any] = {
+        "markersize": 6.5,
+        "markerfacecolor": "none",
+        "markeredgecolor": PRED_COLOUR,
+        "markeredgewidth": 1.1,
+    }
     axes.plot(pred, errors[pred - 1], "o", zorder=3, **ring, label="predicted K")
     axes.tick_params(labelsize=6, length=2, pad=1.5)
     axes.set_xlim(0.4, len(errors) + 0.6)
@@ -95,8 +106,8 @@ def confusion_matrices(
     Raises:
         ValueError: if no record has ground truth.
     """
-    tables = {group: _table(count_confusion(records)) for group, records in records_by_group.items()}
-    tables = {group: table for group, table in tables.items() if table is not None}
+    found = {group: _table(count_confusion(records)) for group, records in records_by_group.items()}
+    tables = {group: table for group, table in found.items() if table is not None}
     if not tables:
         raise ValueError("no record with ground truth")
     shapes = [matrix.shape for matrix, _, _ in tables.values()]
@@ -135,8 +146,8 @@ def _draw_confusion(axes: Axes, matrix: np.ndarray, true: range, pred: range, gr
             axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=GREY, linewidth=0.7))
     right = sum(matrix[t - true[0], t - pred[0]] for t in true)
     axes.set_title(f"{group}: {100 * right / matrix.sum():.1f} % of {matrix.sum()} right", fontsize=7, pad=4)
-    axes.set_xticks(range(len(pred)), pred)
-    axes.set_yticks(range(len(true)), true)
+    axes.set_xticks(range(len(pred)), list(map(str, pred)))
+    axes.set_yticks(range(len(true)), list(map(str, true)))
     axes.set_xlabel("predicted K", labelpad=2)
     axes.set_ylabel("true K", labelpad=2)
     axes.tick_params(length=0, pad=3)
@@ -144,7 +155,7 @@ def _draw_confusion(axes: Axes, matrix: np.ndarray, true: range, pred: range, gr
 
 
 @matplotlib.rc_context(STYLE)
-def reliability_diagrams(items: Mapping[str, tuple[ArrayLike, ArrayLike]], path: str | Path) -> Figure:
+def reliability_diagrams(items: Mapping[str, tuple[np.ndarray, np.ndarray]], path: str | Path) -> Figure:
     """Draw confidence against the share that is right, a panel per kind of item; see `igm.metrics.reliability`.
 
     Args:
@@ -166,7 +177,13 @@ def reliability_diagrams(items: Mapping[str, tuple[ArrayLike, ArrayLike]], path:
         mean, share = bins["confidence"], bins["share"]
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.7, linestyle=(0, (4, 3)), zorder=0)
         bars = np.clip([share - bins["low"], bins["high"] - share], 0, None)
-        style = {"color": TRUE_COLOUR, "marker": "o", "markersize": 3.2, "linestyle": "none", "elinewidth": 0.8}
+        style: dict[str, Any] = {
+            "color": TRUE_COLOUR,
+            "marker": "o",
+            "markersize": 3.2,
+            "linestyle": "none",
+            "elinewidth": 0.8,
+        }
         label = f"{len(confidences):,} {kind}, ECE {error:.3f}"
         drawn = axes.errorbar(mean, share, yerr=bars, **style, capsize=1.5, label=label)
         for artist in drawn.get_children():
@@ -174,7 +191,7 @@ def reliability_diagrams(items: Mapping[str, tuple[ArrayLike, ArrayLike]], path:
         lowest = math.floor(5 * min(mean.min(), bins["low"].min())) / 5  # most confidences are high: no empty corner
         ticks = np.linspace(lowest, 1, round(5 * (1 - lowest)) + 1)
         axes.set(xlim=(lowest, 1), ylim=(lowest, 1), xticks=ticks, yticks=ticks, xlabel="confidence")
-        axes.set_ylabel("share right" if number == 1 else None)
+        axes.set_ylabel("share right" if number == 1 else "")
         axes.set_box_aspect(1)
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1.02), frameon=False, handletextpad=0.3, borderpad=0)
         open_frame(axes)

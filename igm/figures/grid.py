@@ -45,7 +45,7 @@ def save_image_grid(
     factor = max(1, math.ceil(128 / width))
     width, height = width * factor, height * factor
     font = _font(max(11, width // 11))
-    gap, line = max(4, width // 32), font.size + 6
+    gap, line = max(4, width // 32), math.ceil(font.size) + 6
     left = gap + max((math.ceil(font.getlength(title)) + gap for title in row_titles or []), default=0)
     top = gap + (line if column_titles else 0)
     grid = Image.new("RGB", (left + num_columns * (width + gap), top + len(tiles) * (height + gap)), "white")

@@ -15,7 +15,7 @@ COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7
 PANEL_COLOUR, FRAME_COLOUR, GREY = "#FAFAFA", "#9A9A9A", "#666666"
 
 DPI = 200
-STYLE = {
+STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 8,
     "axes.linewidth": 0.6,

@@ -29,9 +29,13 @@ def assess_objects(
     predictions spread over `candidates`. The network rows are added to `found.forward`.
     """
     base = candidates[base_members(len(candidates))]
-    device, contributions = posterior.mean.device, []
+    device, contributions, gains = (
+        posterior.mean.device,
+        [],
+        torch.ones(len(posterior)) if found.gain is None else found.gain,
+    )
     for i, generator in enumerate(image_generators(seed, numbers, stream=6)):
-        k, gain = int(found.num_concepts[i]), float(found.gain[i])
+        k, gain = int(found.num_concepts[i]), float(gains[i])
         dictionary = torch.cat([found.conds[i, :k].to(base), base])
         matrix = ErrorMatrix(1, len(dictionary), device, keep_draws=True)
         draws = draw_for_images(posterior[i : i + 1], num_draws, t_range, [generator], stratified=True)[0]

@@ -172,7 +172,7 @@ def composition_gradient(
     with_gradient: bool = True,
     gain: torch.Tensor | None = None,
     base: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Denoising error of every start's composition on one draw per image, and its gradient in the conditions.
 
     Args:
@@ -180,7 +180,7 @@ def composition_gradient(
         gain, base: (B,) and (B, C, H, W); the composition is then base + gain (mean_k f_k - base).
 
     Returns:
-        errors (B, R), mean over C, H, W; gradient as conds, each start's own, or None.
+        errors (B, R), mean over C, H, W; gradient as conds, each start's own (zeros without `with_gradient`).
 
     Raises:
         FloatingPointError: a prediction is not finite.
@@ -188,7 +188,7 @@ def composition_gradient(
     b, r = conds.shape[:2]
     target = denoiser.target(x_0, eps, t)
     weights = pairs.weights
-    if gain is not None:  # y - base - gain (f - base) = (y - (1 - gain) base) - gain f
+    if gain is not None and base is not None:  # y - base - gain (f - base) = (y - (1 - gain) base) - gain f
         target = target - (1 - gain)[:, None, None, None] * base
         weights = weights * gain[pairs.image]
     with torch.no_grad():
@@ -208,7 +208,7 @@ def composition_gradient(
         errors[first:last] = error.detach()
         if with_gradient:
             gradient[pairs.start[part], pairs.slot[part]] = torch.autograd.grad(error.sum(), picked)[0]
-    return errors.view(b, r), gradient.view_as(conds) if with_gradient else None
+    return errors.view(b, r), gradient.view_as(conds)
 
 
 @torch.no_grad()
@@ -285,7 +285,10 @@ class Gradient(DenoiserMethod):
         posterior = encode_images(self.model, item["pixel_values"][None])
         count = item["mask"].sum().long()[None]
         found = self.infer(posterior, count, image_numbers=[number], batch_size=1024, record_every=20)
+        if found.trajectory is None or found.best_start is None:
+            raise ValueError("the descent recorded no steps")
+        steps, best = found.trajectory, int(found.best_start[0])
         true = item["conds"][item["mask"] > 0]
         picture = decode_image(dataset.path_of(number))
-        convergence_gif(picture, found.trajectory[:, 0].numpy(), true.numpy(), path, best=int(found.best_start[0]))
+        convergence_gif(picture, steps[:, 0].numpy(), true.numpy(), path, best=best)
         return path

@@ -112,7 +112,7 @@ class DenoiserMethod(Method):
     model: Denoiser
 
     @classmethod
-    def load(cls, checkpoint: str | Path, loading: DenoiserLoading, device: torch.device, precision: str) -> Denoiser:
+    def load(cls, checkpoint: str | Path, loading: Any, device: torch.device, precision: str) -> Denoiser:
         """The denoiser of a checkpoint, which keeps its own configs."""
         return loading.load(checkpoint).to(device)
 

@@ -31,12 +31,12 @@ def price_draws(
     for part in torch.arange(len(draws.t), device=draws.t.device).split(max(1, batch_size // m)):
         x_0, t, eps = draws.x_0[part], draws.t[part], draws.eps[part]
         shared = denoiser.share(denoiser.add_noise(x_0, eps, t), t)
-        predictions = []
+        parts = []
         for own in torch.arange(m, device=t.device).split(batch_size):  # more than one only where m > batch_size
             index = torch.arange(len(part), device=t.device).repeat_interleave(len(own))
             conds = candidates[own].repeat(len(part), *[1] * (candidates.ndim - 1))
-            predictions.append(denoiser.predict_shared(shared, conds, index).unflatten(0, (len(part), len(own))))
-        predictions = torch.cat(predictions, dim=1)  # (N, M, C, H, W)
+            parts.append(denoiser.predict_shared(shared, conds, index).unflatten(0, (len(part), len(own))))
+        predictions = torch.cat(parts, dim=1)  # (N, M, C, H, W)
         matrix.add(image, predictions, denoiser.target(x_0, eps, t))
         base[part] = predictions[:, members].mean(1)
     return base

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -59,7 +60,7 @@ class PromptMethod(DenoiserMethod):
         return _default_checkpoint(loading.local_files_only)
 
     @classmethod
-    def load(cls, checkpoint: str | Path, loading: PipelineLoading, device: torch.device, precision: str):
+    def load(cls, checkpoint: str | Path, loading: Any, device: torch.device, precision: str) -> StableDiffusion:
         """The pipeline."""
         return loading.load(checkpoint, device, precision)
 

@@ -1,5 +1,7 @@
 """Pursuit: a dictionary of positions priced by one error matrix, greedy addition and swaps, then a short refinement."""
 
+from typing import Any
+
 import torch
 
 from igm import UserError
@@ -36,7 +38,7 @@ def refine(
     device = draws.t.device
     conds, gain, k = conds.to(device, copy=True), gain.to(device), conds.shape[1]
     real = torch.arange(k, device=device) < num_concepts.to(device)[:, None]  # (B, K)
-    bank = {
+    bank: dict[str, Any] = {
         "pairs": Pairs(real[:, None].repeat_interleave(n, dim=0)),  # a draw of an image counts as one image, one start
         "gain": gain.repeat_interleave(n),
         "base": base.flatten(0, 1),

@@ -147,8 +147,8 @@ class SeparableSearch:
         """
         real = torch.ones(1, 1, len(conds), dtype=torch.bool, device=self.form.g.device)
         nearest = float(torch.pdist(conds).min()) if len(conds) > 1 else self.separation
-        options = {"min_separation": min(self.separation, nearest), "num_steps": self.settings.num_steps}
-        return refine(self.form, self.phi, conds[None, None].to(self.form.g), real, **options)
+        start, apart = conds[None, None].to(self.form.g), min(self.separation, nearest)
+        return refine(self.form, self.phi, start, real, min_separation=apart, num_steps=self.settings.num_steps)
 
     def judge(self, image: int, sets: list[Sets], *, rounds: list[int], t_range: tuple[int, int]) -> Judged:
         """One image's sets under fresh draws, at the gains of the draws that chose them.
@@ -169,6 +169,8 @@ class SeparableSearch:
             sure = confidence_of_choice(errors + price, best, s.count_scale)
             if s.confidence is not None and sure >= s.confidence < 1:
                 break
+        if fresh is None:
+            raise ValueError("no round of draws to judge by")
         each = self.errors(fresh, sets[best])
         return Judged(errors, prices, best, sure, each[:, 1:] - each[:, :1])
 

@@ -1,6 +1,7 @@
 """Which candidate positions denoise an image best together, read off one error matrix: greedy addition and swaps."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +11,7 @@ GAINS = (1.0, 1.15, 1.3, 1.5, 1.75, 2.0)
 FINE = 4  # a chosen cell of the grid becomes FINE x FINE positions
 
 
-def candidate_grid(num_candidates: int, bounds: list[float] | None = None) -> torch.Tensor:
+def candidate_grid(num_candidates: int, bounds: Sequence[float] | None = None) -> torch.Tensor:
     """About `num_candidates` positions on a regular grid over `bounds` (left, top, right, bottom): (M, 2)."""
     left, top, right, bottom = bounds or (0.0, 0.0, 1.0, 1.0)
     left, top = max(0.0, left - GRID_MARGIN), max(0.0, top - GRID_MARGIN)

@@ -102,24 +102,22 @@ class PursuitSettings(InferenceSettings):
     """Settings of `igm.inference.pursuit` and `igm.inference.counting`."""
 
     title = "pursuit"
-    t_range: tuple[int, int] | None = t_range_setting(
+    t_range: tuple[int, int] = t_range_setting(
         None, "timesteps of the noise (default: the checkpoint's, or 0 500; separable network: 0 400)"
     )
     count: str = setting("known", "number of objects: given, or sought", choices=("known", "infer"))
     num_candidates: int = setting(256, "positions on the grid, about", kind=positive)
-    num_draws: int | None = setting(
+    num_draws: int = setting(
         None, "noise draws that price the candidates (default: 16; separable network: 64)", kind=positive
     )
-    num_steps: int | None = setting(
-        None, "steps of the refinement (default: 15; separable network: 8)", kind=not_negative
-    )
+    num_steps: int = setting(None, "steps of the refinement (default: 15; separable network: 8)", kind=not_negative)
     learning_rate: float = setting(
         4e-3, "of the positions; it falls to a tenth (separable network: no such rate)", kind=positive_float
     )
-    min_separation: float | None = setting(
+    min_separation: float = setting(
         None, "nearer positions exclude each other (default: the checkpoint's, or 0.05)", kind=share
     )
-    bounds: tuple[float, float, float, float] | None = setting(
+    bounds: tuple[float, float, float, float] = setting(
         None,
         "where objects can be (default: the checkpoint's, or the whole image)",
         kind=share,
@@ -127,27 +125,27 @@ class PursuitSettings(InferenceSettings):
         metavar=("LEFT", "TOP", "RIGHT", "BOTTOM"),
     )
     max_objects: int = setting(10, "count infer: largest number considered", kind=positive)
-    count_draws: int | None = setting(
+    count_draws: int = setting(
         None, "count infer: fresh draws that judge (default: 48; separable network: 80)", kind=positive
     )
-    count_range: tuple[int, int] | None = setting(
+    count_range: tuple[int, int] = setting(
         None,
         "count infer: their timesteps (default: 200 500; separable network: 0 500)",
         kind=timestep,
         nargs=2,
         metavar=LOW_HIGH,
     )
-    count_penalty: float | None = setting(
+    count_penalty: float = setting(
         None, "error that an object must save (default: the checkpoint's, or 0)", kind=not_negative_float
     )
     confidence: float | None = setting(
         None, "count infer: draw until so sure, at most 4 x count_draws; 1: so many", kind=probability
     )
     confidence_draws: int = setting(16, "fresh draws that tell how sure each object is", kind=positive)
-    confidence_scale: float | None = setting(
+    confidence_scale: float = setting(
         None, "of objects' confidence (default: the checkpoint's, or 1)", kind=not_negative_float
     )
-    count_scale: float | None = setting(
+    count_scale: float = setting(
         None, "of counts' confidence (default: the checkpoint's, or 1)", kind=not_negative_float
     )
 
