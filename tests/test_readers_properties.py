@@ -3,6 +3,7 @@
 Each runs on a few inputs, always the same; `-m slow` tries many.
 """
 
+import copy
 import io
 import json
 import math
@@ -150,7 +151,7 @@ def spoilt_json(draw, value):
             break
         kind = draw(st.sampled_from(["set", "set", "delete", "double", "wrap"]))
         if kind == "set":
-            holder[key] = draw(ODD_VALUES)
+            holder[key] = copy.deepcopy(draw(ODD_VALUES))  # what is changed below must not be the strategy's own
         elif kind == "delete":
             del holder[key]
         elif kind == "double" and isinstance(holder, list):
