@@ -9,50 +9,35 @@ Examples:
 """
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from igm import UserError
-from igm.calibration.settings import CalibrationSettings
+from igm.calibration.settings import CalibrationImages, CalibrationSettings
 from igm.cli.launch import run
 from igm.cli.options import Parser, take
-from igm.data import DataError
-from igm.data.celeba import DOMAINS, CelebA
-from igm.data.clevr import Clevr
+from igm.data import DataError, find_dataset
 from igm.dry_run import describe, memory_estimate, parts_of
 from igm.facts import FACTS_FILE, Facts
 from igm.files import replace_json
 from igm.models import ModelError
 from igm.models.denoiser import Denoiser
-from igm.settings import Settings, int_range, positive, setting
+from igm.settings import setting
 from igm.tasks import find_task
 
 
 @dataclass(frozen=True, kw_only=True)
-class Images(Settings):
-    """The images that tell, and the checkpoint that learns from them."""
+class Images(CalibrationImages):
+    """The checkpoint, and the images that it learns from."""
 
     checkpoint: str = setting(help="folder whose igm.json is completed")
-    dataset_root: str = setting(help="folder of CLEVR_v1.0, or of CelebA")
-    object_counts: tuple[int, int] = setting((3, 5), "positions: per scene, as in training", kind=int_range)
-    domain: str = setting("female", "attributes: as in training", choices=(*DOMAINS, "all"))
-    num_images: int = setting(50, "images used", kind=positive)
     dry_run: bool = setting(False, "print options, data, parameters and memory, and stop")
 
 
-def load_data(images: Images, facts: Facts) -> Clevr | CelebA:
-    """Images of the checkpoint's task.
-
-    Raises:
-        UserError: there is nothing to measure for this task.
-    """
-    if facts.task in (None, "positions"):
-        return Clevr(images.dataset_root, "train", images.object_counts, max_images=images.num_images)
-    if facts.attributes:
-        return CelebA(images.dataset_root, "val", images.domain, facts.attributes, max_images=images.num_images)
-    raise UserError(
-        f"--checkpoint {images.checkpoint} was trained as {facts.task}; there is nothing to measure for that"
-    )
+def find_reader(task: str) -> Callable[..., Any]:
+    """A function (root, ...) that opens a folder with the dataset class that reads it."""
+    return lambda root, *more, **chosen: find_dataset(root, task)(root, *more, **chosen)
 
 
 def main() -> None:
@@ -64,15 +49,17 @@ def main() -> None:
     file = Path(images.checkpoint) / FACTS_FILE
     if not file.is_file():
         raise ModelError(f"--checkpoint {images.checkpoint} has no {file}, so that its task is unknown; name another")
-    dataset = load_data(images, Facts.read(file.parent))  # before the model: mistakes show at once
+    facts = Facts.read(file.parent)
+    task = find_task(facts.task or "positions")
+    dataset = task.calibration_images(find_reader(task.name), images, facts)  # before the model: mistakes show at once
     denoiser = Denoiser.from_pretrained(images.checkpoint)
     dataset.resolution = denoiser.resolution
     if images.dry_run:
         memory = memory_estimate(denoiser, settings.batch_size, images=1)
-        counts = {"training" if isinstance(dataset, Clevr) else "validation": len(dataset)}
+        counts = {"training" if dataset.split == "train" else "validation": len(dataset)}
         given = {**dataclasses.asdict(images), **dataclasses.asdict(settings)}
         return describe(given, counts, parts_of(denoiser), memory)
-    facts = find_task(denoiser.facts.task or "positions").calibrate(denoiser, dataset, settings)
+    facts = task.calibrate(denoiser, dataset, settings)
     replace_json(file, facts.to_json())
     measured = {k: v for k, v in facts.known().items() if denoiser.facts.known().get(k) != v}
     print(f"wrote {measured} to {file}")

@@ -8,6 +8,7 @@ reading. Both see the same draws as `infer_discrete` for the same seed and image
 
 import itertools
 from collections.abc import Sequence
+from typing import Unpack
 
 import torch
 
@@ -15,7 +16,7 @@ from igm import UserError
 from igm.error_matrix import ErrorMatrix
 from igm.inference.discrete import Subsets, infer_discrete, rounds, stack_chosen
 from igm.inference.draws import draw_for_images, image_generators
-from igm.inference.method import register
+from igm.inference.method import Batching, register
 from igm.inference.pricing import confidence_of, price_draws
 from igm.inference.prompts import PromptMethod, PromptSettings
 from igm.inference.settings import DiscreteSettings
@@ -118,9 +119,7 @@ class DiffusionClassifier(PromptMethod):
         self,
         posterior: Posterior,
         num_concepts: torch.Tensor | None,
-        *,
-        image_numbers: list[int] | None,
-        batch_size: int,
+        **batching: Unpack[Batching],
     ) -> Inferred:
         """The `num_objects` classes of lowest error."""
         counts = torch.full((len(posterior),), self.settings.num_objects[0])
@@ -131,8 +130,7 @@ class DiffusionClassifier(PromptMethod):
             self.prompts,
             self.settings,
             labels=self.labels,
-            image_numbers=image_numbers,
-            batch_size=batch_size,
+            **batching,
         )
         return self.count_templates(found)
 
@@ -160,9 +158,7 @@ class JointPrompts(PromptMethod):
         self,
         posterior: Posterior,
         num_concepts: torch.Tensor | None,
-        *,
-        image_numbers: list[int] | None,
-        batch_size: int,
+        **batching: Unpack[Batching],
     ) -> Inferred:
         """The combination whose joint prompt has the lowest error."""
         found = infer_dc_variant(
@@ -172,8 +168,7 @@ class JointPrompts(PromptMethod):
             self.members,
             self.settings,
             labels=self.labels,
-            image_numbers=image_numbers,
-            batch_size=batch_size,
+            **batching,
         )
         return self.count_templates(found)
 

@@ -1,14 +1,14 @@
 """GC, the generative classifier: one label for all attributes together, nothing composed."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 
 from igm import UserError
 from igm.encoding import all_concepts
 from igm.inference.discrete import MOST_ENUMERATED, OneOfEach, infer_discrete
-from igm.inference.method import DenoiserMethod, register
+from igm.inference.method import Batching, DenoiserMethod, register
 from igm.inference.settings import DiscreteSettings
 from igm.inference.types import Inferred, Posterior
 from igm.models.denoiser import Denoiser
@@ -70,9 +70,7 @@ class JointLabel(DenoiserMethod):
         self,
         posterior: Posterior,
         num_concepts: torch.Tensor | None,
-        *,
-        image_numbers: list[int] | None,
-        batch_size: int,
+        **batching: Unpack[Batching],
     ) -> Inferred:
         """The joint label of lowest error."""
         k = len(self.names)
@@ -82,8 +80,7 @@ class JointLabel(DenoiserMethod):
             all_concepts(k),
             [2] * k,
             self.settings,
-            batch_size=batch_size,
-            image_numbers=image_numbers,
+            **batching,
         )
 
 

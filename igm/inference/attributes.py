@@ -1,10 +1,12 @@
 """The paper's method for attributes: the composition of one value each with the lowest error."""
 
+from typing import Unpack
+
 import torch
 
 from igm.encoding import all_concepts
 from igm.inference.discrete import OneOfEach, infer_discrete
-from igm.inference.method import DenoiserMethod, register
+from igm.inference.method import Batching, DenoiserMethod, register
 from igm.inference.settings import DiscreteSettings
 from igm.inference.types import Inferred, Posterior
 
@@ -21,9 +23,7 @@ class AttributeSearch(DenoiserMethod):
         self,
         posterior: Posterior,
         num_concepts: torch.Tensor | None,
-        *,
-        image_numbers: list[int] | None,
-        batch_size: int,
+        **batching: Unpack[Batching],
     ) -> Inferred:
         """One value of each attribute; their number is that of the names."""
         k = len(self.names)
@@ -33,6 +33,5 @@ class AttributeSearch(DenoiserMethod):
             all_concepts(k),
             OneOfEach([2] * k),
             self.settings,
-            image_numbers=image_numbers,
-            batch_size=batch_size,
+            **batching,
         )

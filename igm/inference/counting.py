@@ -1,13 +1,14 @@
 """How many concepts: the best set of every size is chosen on one set of noise draws and judged on fresh ones."""
 
 from dataclasses import dataclass
+from typing import Unpack
 
 import torch
 
 from igm.error_matrix import ErrorMatrix
 from igm.inference.confidence import confidence_of_choice, most_likely_scale
 from igm.inference.draws import draw_for_images, image_generators
-from igm.inference.method import DenoiserMethod, check_counts, register
+from igm.inference.method import Batching, DenoiserMethod, check_counts, register
 from igm.inference.pricing import base_members, price_draws
 from igm.inference.pursuit import Pursuit, infer_pursuit
 from igm.inference.separable import infer_known, infer_number
@@ -195,14 +196,12 @@ class PursuitMethod(DenoiserMethod):
         self,
         posterior: Posterior,
         num_concepts: torch.Tensor | None,
-        *,
-        image_numbers: list[int] | None,
-        batch_size: int,
+        **batching: Unpack[Batching],
     ) -> Inferred:
         """Positions; see `infer_pursuit` and `infer_count`, for a separable network `infer_known` and `infer_number`."""
         s, separable = self.settings, self.model.is_separable
         if self.seeks_count(s):
             sought = infer_number if separable else infer_count
-            return sought(self.model, posterior, s, batch_size=batch_size, image_numbers=image_numbers)
+            return sought(self.model, posterior, s, **batching)
         counts, known = check_counts(num_concepts), infer_known if separable else infer_pursuit
-        return known(self.model, posterior, counts, s, batch_size=batch_size, image_numbers=image_numbers)
+        return known(self.model, posterior, counts, s, **batching)

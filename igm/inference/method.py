@@ -6,7 +6,7 @@ import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypedDict, Unpack
 
 import torch
 
@@ -18,6 +18,13 @@ from igm.models.denoiser import Denoiser, check_resolution
 from igm.settings import Settings
 
 _registered: list[type["Method"]] = []
+
+
+class Batching(TypedDict):
+    """How images are worked on together; results do not depend on it but for the draws that the numbers seed."""
+
+    image_numbers: list[int] | None
+    batch_size: int
 
 
 class Method(ABC):
@@ -138,9 +145,7 @@ class DenoiserMethod(Method):
         self,
         posterior: Posterior,
         num_concepts: torch.Tensor | None,
-        *,
-        image_numbers: list[int] | None,
-        batch_size: int,
+        **batching: Unpack[Batching],
     ) -> Inferred:
         """Infer the concepts of B images from their posterior."""
 

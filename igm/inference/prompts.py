@@ -4,7 +4,7 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 
@@ -13,7 +13,7 @@ from igm.devices import best_device
 from igm.hub import is_within_reach
 from igm.inference.discrete import Subsets, infer_discrete
 from igm.inference.loading import PipelineLoading
-from igm.inference.method import DenoiserMethod, register
+from igm.inference.method import Batching, DenoiserMethod, register
 from igm.inference.settings import DiscreteSettings
 from igm.inference.types import Inferred, Posterior
 from igm.models.codec import DEFAULT_MODEL
@@ -118,9 +118,7 @@ class PromptSearch(PromptMethod):
         self,
         posterior: Posterior,
         num_concepts: torch.Tensor | None,
-        *,
-        image_numbers: list[int] | None,
-        batch_size: int,
+        **batching: Unpack[Batching],
     ) -> Inferred:
         """The set of classes with the lowest error, of the sizes that the settings allow."""
         found = infer_discrete(
@@ -130,7 +128,6 @@ class PromptSearch(PromptMethod):
             Subsets(len(self.names), self.settings.num_objects),
             self.settings,
             labels=self.labels,
-            image_numbers=image_numbers,
-            batch_size=batch_size,
+            **batching,
         )
         return self.count_templates(found)

@@ -1,13 +1,13 @@
 """Concepts that are binary attributes of an image."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from igm.calibration.attributes import measure_attributes
-from igm.calibration.settings import CalibrationSettings
+from igm.calibration.settings import CalibrationImages, CalibrationSettings
 from igm.encoding import attribute_values
 from igm.facts import Facts
 from igm.figures.labels import attribute_bars, attribute_sheet
@@ -136,6 +136,12 @@ class Attributes(Task):
             written.append(folder / "accuracy.png")
             attribute_bars(scores, written[-1])
         return written
+
+    def calibration_images(self, kind: Callable[..., Any], images: CalibrationImages, facts: Facts) -> Any:
+        """Validation faces of the training domain."""
+        return kind(
+            images.dataset_root, "val", domain=images.domain, attributes=facts.attributes, max_images=images.num_images
+        )
 
     def calibrate(self, denoiser: Any, dataset: Any, settings: CalibrationSettings) -> Facts:
         """The noise levels that tell values apart best."""

@@ -1,6 +1,6 @@
 """Concepts that are positions of objects."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from igm.calibration.positions import measure_positions
-from igm.calibration.settings import CalibrationSettings
+from igm.calibration.settings import CalibrationImages, CalibrationSettings
 from igm.facts import Facts
 from igm.figures.counts import confusion_matrices, error_by_count, reliability_diagrams
 from igm.figures.positions import perception_curve, position_sheet
@@ -156,6 +156,10 @@ class Positions(Task):
             written.append(folder / "perception_rate.png")
             perception_curve(groups, written[-1])
         return written + _draw_counts(groups, folder, options.get("count") == "infer")
+
+    def calibration_images(self, kind: Callable[..., Any], images: CalibrationImages, facts: Facts) -> Any:
+        """Training scenes."""
+        return kind(images.dataset_root, "train", images.object_counts, max_images=images.num_images)
 
     def calibrate(self, denoiser: Any, dataset: Any, settings: CalibrationSettings) -> Facts:
         """Penalty of a count, and scales of the confidences."""

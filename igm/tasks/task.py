@@ -4,7 +4,7 @@ Whatever has to know what a concept IS asks the task, which is looked up by its 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from igm.calibration.settings import CalibrationSettings
+from igm.calibration.settings import CalibrationImages, CalibrationSettings
 from igm.facts import Facts
 from igm.inference.types import Inferred
 from igm.models import ModelError
@@ -81,6 +81,17 @@ class Task(ABC):
         Args:
             groups: all records. sheets: by group, the records to show. options: of the run.
         """
+
+    def calibration_images(self, kind: Callable[..., Any], images: CalibrationImages, facts: Facts) -> Any:
+        """The dataset that `calibrate` measures on, in the folder that `images` names.
+
+        Args:
+            kind: the class that reads the folder.
+
+        Raises:
+            ModelError: there is nothing to measure for this task.
+        """
+        raise ModelError(f"the checkpoint was trained as {self.name}; there is nothing to measure for that")
 
     def calibrate(self, denoiser: Any, dataset: Any, settings: CalibrationSettings) -> Facts:
         """The checkpoint's facts, completed by what images of known concepts tell.
