@@ -37,6 +37,7 @@ def load_groups(evaluation: Evaluation[AnimalSettings]) -> Groups:
 
 
 def main() -> None:
+    """Infer, score and draw with each method that the command line names."""
     defaults: dict[str, Any] = {"dataset_root": str(ANIMAL_PICTURES), "images_per_batch": 1, "seed": 42}
     evaluations = parse_evaluations(__doc__, "classes", AnimalSettings, method="igm", several=True, **defaults)
     for evaluation in evaluations:

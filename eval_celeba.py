@@ -42,6 +42,7 @@ def load_groups(evaluation: Evaluation[FaceSettings]) -> Groups:
 
 
 def main() -> None:
+    """Infer, score and draw what the command line asks for."""
     sample = {"num_draws": SAMPLE_DRAWS}
     (evaluation,) = parse_evaluations(__doc__, "attributes", FaceSettings, method="discrete", sample=sample, seed=42)
     run_evaluation(evaluation, load_groups)

@@ -48,6 +48,7 @@ def load_groups(evaluation: Evaluation[SceneSettings]) -> Groups:
 
 
 def main() -> None:
+    """Infer, score and draw what the command line asks for."""
     (evaluation,) = parse_evaluations(__doc__, "positions", SceneSettings, method="pursuit", seed=42)
     run_evaluation(evaluation, load_groups)
 

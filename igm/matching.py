@@ -86,6 +86,7 @@ def radius_name(radius: float) -> str:
 
 
 def as_points(points: ArrayLike, name: str) -> np.ndarray:
+    """Points as an array (N, 2); `name` is said where they are none."""
     array = np.asarray(points, dtype=float)
     if array.size == 0:
         return array.reshape(0, 2)  # an empty list has no second axis

@@ -108,9 +108,11 @@ def wilson_interval(successes: ArrayLike, trials: ArrayLike, level: float = 0.95
 
 
 def with_truth(records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The records with ground truth."""
     return [record for record in records if record["conds_true"] is not None]
 
 
 def ratio(numerators: ArrayLike, denominators: ArrayLike) -> float | None:
+    """The ratio of the sums, or None where there is nothing to divide by."""
     total = float(np.sum(denominators))
     return float(np.sum(numerators)) / total if total > 0 else None

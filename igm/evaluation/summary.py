@@ -160,6 +160,7 @@ def compare_group(task: Task, group: str, pairs: Sequence[tuple[Record, Record]]
 
 
 def mean_of(values: Iterable[float]) -> float | None:
+    """The mean of values, or None of none."""
     values = list(values)
     return sum(values) / len(values) if values else None
 
