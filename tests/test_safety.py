@@ -342,7 +342,12 @@ def start(tmp_path, train_args, *more, **environment):
     ]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     env = script_env(tmp_path, **environment)
-    return subprocess.Popen(command, cwd=ROOT, env=env, start_new_session=True, **streams)
+    return subprocess.Popen(command, cwd=ROOT, env=env, start_new_session=True, preexec_fn=hear_interrupts, **streams)
+
+
+def hear_interrupts():
+    """What a shell starts in the background ignores Ctrl-C, and so would all that it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.mark.parametrize(
