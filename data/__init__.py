@@ -24,6 +24,10 @@ class DataError(ValueError):
         super().__init__(printable(text))
 
 
+class NothingAsked(DataError):
+    """The files are right, but none of their pictures is of the kind that was asked for."""
+
+
 def printable(text: str) -> str:
     """The text with its control characters, and whatever else a terminal would obey, as escapes such as `\\x1b`."""
     if text.isprintable():

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from igm import warn
-from igm.data import DataError
+from igm.data import DataError, NothingAsked
 from igm.data.dataset import Concepts, ImageDataset, locate_file, unique_ids
 from igm.data.images import fit_box
 from igm.data.text import parse_json, read_text, shown
@@ -104,7 +104,7 @@ class Clevr(ImageDataset):
         if not len(rows):
             low, high = num_objects
             present = f"{counts.min()} to {counts.max()}"
-            raise DataError(
+            raise NothingAsked(
                 f"{self.scenes_file}: no scene with {low} to {high} objects (it has {present}); ask for others"
             )
         folder = find_images(Path(root), self.scenes_file, split, names[:10].tolist())

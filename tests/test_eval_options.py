@@ -1,9 +1,11 @@
 """Evaluation with an unknown number of objects, on one's own pictures, with little memory; what would be done."""
 
+import json
 import shutil
 
 import pytest
 import torch
+from conftest import write_clevr
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from test_scripts import check_refused, checkpoint, eval_args, records_of  # noqa: F401  (fixtures)
@@ -159,3 +161,18 @@ def test_stopped_evaluation_says_how_to_go_on(run_main, eval_args, monkeypatch, 
     assert len(records_of(folder)) == 1
     assert run_main("eval_clevr", *args, "--resume")[0] == 0
     assert len(records_of(folder)) == 2 and len(calls) == 3
+
+
+def test_a_default_group_that_the_data_lack_is_left_out_and_an_asked_one_refused(run_main, eval_args, tmp_path):  # noqa: F811
+    root = tmp_path / "few"
+    write_clevr(root, "val", [3, 4], seed=5)
+    code, out, err = run_main("eval_clevr", *eval_args("--no_figures", dataset_root=root))
+    assert code == 0, err
+    assert "no scene with 6 to 8 objects (it has 3 to 4)" in out and "left out" in out
+    summary = json.loads((tmp_path / "results" / "clevr" / "eval-pursuit" / "summary.json").read_text())
+    assert list(summary["groups"]) == ["3-5"]
+    code, _, err = run_main("eval_clevr", *eval_args("--object_counts", "3-5", "6-8", dataset_root=root))
+    check_refused(code, err, "no scene with 6 to 8 objects")
+    write_clevr(tmp_path / "crowded", "val", [9], seed=5)
+    code, _, err = run_main("eval_clevr", *eval_args(dataset_root=tmp_path / "crowded"))
+    check_refused(code, err, "no scene with 3 to 5 objects (it has 9 to 9)")
