@@ -13,6 +13,7 @@ from igm.cli.training import read_training
 from igm.data import DataError, find_dataset
 from igm.data.dataset import Dataset
 from igm.data.varied import Variation, VariedScenes
+from igm.data.vocabulary import FIELDS
 from igm.facts import Facts
 from igm.settings import int_range, positive, probability, setting
 from igm.training.settings import DataSettings
@@ -26,27 +27,41 @@ class ClevrData(DataSettings):
     object_counts: tuple[int, int] = setting((3, 5), "objects per training scene", kind=int_range)
     max_images: int = setting(50_000, "at most so many scenes, as published", kind=positive)
     vary: float | None = setting(None, "share of the pictures with other colours and framings", kind=probability)
+    fields: tuple[str, ...] = setting(
+        ("position",), "what a concept says of its object", choices=("all", "position", *FIELDS), nargs="+"
+    )
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """The fields besides the position."""
+        return FIELDS if "all" in self.fields else tuple(name for name in FIELDS if name in self.fields)
 
 
 def load_data(data: ClevrData) -> tuple[Dataset, Dataset]:
     """Training scenes, and the scenes of the validation pictures (training ones where there is no val split)."""
-    common = {"resolution": data.resolution, "skip_bad_images": data.skip_bad_images}
+    common: dict[str, Any] = {"resolution": data.resolution, "skip_bad_images": data.skip_bad_images}
+    if data.attributes:
+        common["fields"] = data.attributes
     root, counts = data.dataset_root, data.object_counts
     kind = find_dataset(root, "positions")
     dataset: Any = kind(root, "train", counts, max_images=data.max_images, flip=data.flip, **common)
-    if data.vary:
-        dataset = VariedScenes(dataset, Variation(share=data.vary))
+    if data.vary or data.attributes:  # attributes are made unknown at random, as pictures are varied
+        dataset = VariedScenes(dataset, Variation(share=data.vary or 0.0))
     try:
-        return dataset, kind(root, "val", counts, max_images=100, **common)
+        validation = kind(root, "val", counts, max_images=100, **common)
     except DataError:
         return dataset, dataset
+    if data.attributes:
+        validation.speak(dataset.facts()["vocabulary"], "the training split")
+    return dataset, validation
 
 
 def main() -> None:
     """Train what the command line asks for."""
     data, job = read_training(__doc__, ClevrData, "clevr-2D-pos", tracker_project_name="clevr")
     dataset, validation = load_data(data)
-    start_training(job, dataset, validation, Facts(task="positions", **dataset.facts()))
+    task = "objects" if data.attributes else "positions"
+    start_training(job, dataset, validation, Facts(task=task, **dataset.facts()))
 
 
 if __name__ == "__main__":

@@ -29,10 +29,15 @@ from igm.data import DataError, NothingAsked
 from igm.data.dataset import Concepts, ImageDataset, locate_file, unique_ids
 from igm.data.images import fit_box
 from igm.data.text import parse_json, read_text, shown
+from igm.data.vocabulary import FIELDS, Vocabulary, cond_size, encode_object
 from igm.files import replace_file
 
-INDEX_VERSION = 2  # in the name of every cached index: raised when the same JSON gives another index than before
-INDEX_TYPES = {"files": "U", "counts": "i", "starts": "i", "pixel_coords": "f"}
+INDEX_VERSION = 3  # in the name of every cached index: raised when the same JSON gives another index than before
+INDEX_TYPES = {
+    **{"files": "U", "counts": "i", "starts": "i", "pixel_coords": "f"},
+    **{f"{name}_codes": "i" for name in FIELDS},  # of each object, -1 where its scene does not say
+    **{f"{name}_values": "U" for name in FIELDS},  # what the codes mean
+}
 MANY_OBJECTS = 100  # of so many, some lie in the lower or the right quarter of their pictures
 GENERATOR_SPLIT, GENERATOR_FILE = "new", "CLEVR_scenes.json"
 Index = dict[str, np.ndarray]
@@ -62,9 +67,10 @@ def passing_folder() -> Path:
 class Clevr(ImageDataset):
     """CLEVR scenes whose number of objects lies in a range.
 
-    An item is a dict: `pixel_values` (3, resolution, resolution) float32 in [-1, 1]; `conds` (K, 2) float32, the
+    An item is a dict: `pixel_values` (3, resolution, resolution) float32 in [-1, 1]; `conds` (K, D) float32, the
     objects' centres (x, y) in [0, 1] of the square that the image is fitted into (squeezed: of the image's own width and
-    height), origin top left; `mask` (K,), 0 for padding; `image_id` str. K is the largest number of objects in the range.
+    height), origin top left, and the blocks of the asked fields (`igm.data.vocabulary`; without any, D = 2); `mask` (K,),
+    0 for padding; `image_id` str. K is the largest number of objects in the range.
 
     Args:
         root: folder of CLEVR v1.0, or of anything in its layout.
@@ -76,9 +82,14 @@ class Clevr(ImageDataset):
         skip_bad_images: leave out images that are absent or corrupt (every image is decoded once to find them);
             `num_skipped` counts them.
         fit: how the image gets into the square, as in `image_to_tensor`; by default it is squeezed, as published.
+        fields: attributes that conditions hold besides the position, of `igm.data.vocabulary.FIELDS`.
+
+    Attributes:
+        vocabulary: the values of each asked field, sorted: of this split's scenes, or of a checkpoint (`speak`).
 
     Raises:
-        DataError: files missing or not CLEVR's, an image absent, a position outside its image, or no scene in the range.
+        DataError: files missing or not CLEVR's, an image absent, a position outside its image, an asked field that an
+            object lacks, or no scene in the range.
     """
 
     task = "positions"
@@ -94,6 +105,7 @@ class Clevr(ImageDataset):
         flip: bool = False,
         skip_bad_images: bool = False,
         fit: str | None = None,
+        fields: Sequence[str] = (),
     ):
         super().__init__(resolution, fit, flip)
         self.split, self.max_objects = split, num_objects[1]
@@ -114,6 +126,10 @@ class Clevr(ImageDataset):
         kept = self.admit(folder, files, ids, skip_bad_images, places)
         self.rows = rows[kept]
         self.check_positions()
+        self.vocabulary: Vocabulary = {
+            name: tuple(self.index[f"{name}_values"].tolist()) for name in FIELDS if name in fields
+        }
+        self.check_fields()
 
     @classmethod
     def recognises(cls, root: Path) -> bool:
@@ -121,24 +137,67 @@ class Clevr(ImageDataset):
         return bool(found_splits(root))
 
     def concepts(self, row: int, mirrored: bool) -> Concepts:
-        """`conds` (K, 2), the centres, and `mask` (K,) of a scene or its mirror image."""
+        """`conds` (K, D), of centres and attributes, and `mask` (K,) of a scene or its mirror image."""
         positions = self.positions(row)  # (count, 2)
         if mirrored:
             positions = np.stack([1 - positions[:, 0], positions[:, 1]], axis=1)
-        conds = torch.zeros(self.max_objects, 2)
-        conds[: len(positions)] = torch.from_numpy(positions)
+        conds = torch.zeros(self.max_objects, cond_size(self.vocabulary))
+        conds[: len(positions), :2] = torch.from_numpy(positions)
+        if self.vocabulary:
+            codes = np.stack([self.codes(name)[self.objects_of(row)] for name in self.vocabulary], axis=1)
+            conds[: len(positions), 2:] = torch.from_numpy(encode_object(codes, self.vocabulary))
         return {"conds": conds, "mask": (torch.arange(self.max_objects) < len(positions)).float()}
 
     def positions(self, row: int) -> np.ndarray:
         """Centres (count, 2) of a scene's objects, in [0, 1] of the square."""
-        start, count = (self.index[name][self.rows[row]] for name in ("starts", "counts"))
-        pixels = self.index["pixel_coords"][start : start + count]
+        pixels = self.index["pixel_coords"][self.objects_of(row)]
         fit = self.fit_of(self.resolution)
         if fit == "squeeze":
             return pixels / self.sizes[row]
         width, height = self.sizes[row].tolist()
         box = np.array(fit_box((int(width), int(height)), self.resolution, fit), dtype=np.float32)
         return (pixels - box[:2]) / box[2:]
+
+    def objects_of(self, row: int) -> slice:
+        """The rows of the index that are a scene's objects."""
+        start, count = (self.index[name][self.rows[row]] for name in ("starts", "counts"))
+        return slice(start, start + count)
+
+    def codes(self, name: str) -> np.ndarray:
+        """The number in the vocabulary of every object's value of a field."""
+        own = self.index[f"{name}_values"].tolist()
+        if tuple(own) == self.vocabulary[name]:
+            return self.index[f"{name}_codes"]
+        known = {value: number for number, value in enumerate(self.vocabulary[name])}
+        return np.array([known.get(value, -1) for value in own] + [-1])[self.index[f"{name}_codes"]]
+
+    def speak(self, vocabulary: Vocabulary, source: str) -> None:
+        """Number the attributes as a checkpoint does; fields that it does not know are left out.
+
+        Raises:
+            DataError: an object has a value that the vocabulary lacks, or none of a field.
+        """
+        self.vocabulary = dict(vocabulary)
+        self.check_fields(source)
+
+    def check_fields(self, source: str = "") -> None:
+        """Raise DataError if an object of these scenes lacks an asked field, or a value is not in the vocabulary."""
+        for name in self.vocabulary:
+            codes = self.codes(name)
+            unknown = next((row for row in range(len(self.rows)) if (codes[self.objects_of(row)] < 0).any()), None)
+            if unknown is None:
+                continue
+            objects = self.objects_of(unknown)
+            number = int((codes[objects] < 0).argmax())
+            place = f"{self.scenes_file}, scene {self.rows[unknown] + 1}, object {number + 1}"
+            code = int(self.index[f"{name}_codes"][objects][number])
+            if code < 0:
+                raise DataError(f"{place}: it has no {name}; write it, or leave {name} out of --fields")
+            value = str(self.index[f"{name}_values"][code])
+            raise DataError(
+                f"{place}: {name} is {shown(value)}, which {source} does not know (it knows "
+                f"{', '.join(self.vocabulary[name])}); train on scenes with it, or leave {name} out of --fields"
+            )
 
     def check_positions(self) -> None:
         """Raise DataError if an object lies outside its picture, or outside the part of it that is shown."""
@@ -173,10 +232,10 @@ class Clevr(ImageDataset):
 
         Returns:
             num_objects: [fewest, most]; bounds: [left, top, right, bottom] of all centres; min_separation: how near two
-            centres come in 1 % of the scenes; all in [0, 1] coordinates.
+            centres come in 1 % of the scenes; all in [0, 1] coordinates. vocabulary: where attributes are asked for.
         """
         scenes = [(labels["conds"], labels["mask"] > 0) for labels in map(self.annotation, range(len(self.rows)))]
-        points = [conds[real] for conds, real in scenes]
+        points = [conds[real, :2] for conds, real in scenes]
         every = torch.cat(points)
         nearest = torch.tensor([torch.pdist(p).min() for p in points if len(p) > 1] or [0.0])
         counts = [len(p) for p in points]
@@ -185,6 +244,7 @@ class Clevr(ImageDataset):
             "num_objects": [min(counts), max(counts)],
             "bounds": [round(b, 4) for b in bounds],
             "min_separation": round(nearest.quantile(0.01).item(), 4),
+            **({"vocabulary": dict(self.vocabulary)} if self.vocabulary else {}),
         }
 
 
@@ -291,7 +351,23 @@ def parse_scenes(scenes_file: Path) -> Index:
     counts = np.array([len(scene["objects"]) for scene in scenes], dtype=np.int64)
     coords = [thing["pixel_coords"][:2] for scene in scenes for thing in scene["objects"]]
     pixel_coords = np.array(coords, dtype=np.float32).reshape(len(coords), 2)
-    return {"files": files, "counts": counts, "starts": np.cumsum(counts) - counts, "pixel_coords": pixel_coords}
+    starts = np.cumsum(counts) - counts
+    things = [thing for scene in scenes for thing in scene["objects"]]
+    named = {"files": files, "counts": counts, "starts": starts, "pixel_coords": pixel_coords}
+    return named | attributes_of(things)
+
+
+def attributes_of(things: Sequence[dict[str, Any]]) -> Index:
+    """Codes and values of every field of all objects; a value that is no short text counts as absent."""
+    found: Index = {}
+    for name in FIELDS:
+        own = [thing.get(name) for thing in things]
+        texts = [value if isinstance(value, str) and 0 < len(value) <= 100 else None for value in own]
+        values = sorted({value for value in texts if value is not None})
+        numbers = {value: number for number, value in enumerate(values)}
+        found[f"{name}_codes"] = np.array([-1 if v is None else numbers[v] for v in texts], dtype=np.int64)
+        found[f"{name}_values"] = np.array(values, dtype=str).reshape(len(values))
+    return found
 
 
 def name_of(scene: object) -> str:

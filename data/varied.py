@@ -14,6 +14,7 @@ from igm.data.clevr import Clevr
 from igm.data.dataset import Item
 from igm.data.framing import Frame, cut
 from igm.data.images import decode_image, squeezed, to_range
+from igm.data.vocabulary import blocks, forget
 
 
 @dataclass(frozen=True)
@@ -34,14 +35,24 @@ class Variation:
     margin: float = 0.06
 
 
+@dataclass(frozen=True)
+class Forgetting:
+    """How often the attributes of objects are made unknown: all of a picture's, or each block."""
+
+    whole: float = 0.3
+    block: float = 0.25
+
+
 class VariedScenes(torch.utils.data.Dataset):
     """A `Clevr` whose pictures were all decoded once, and can be varied: `varied` draws a variation, indexing gives none.
+
+    Where its conditions hold attributes, `varied` makes some unknown (`Forgetting`), and the colour where it changed it.
 
     Memory: 3 bytes per pixel of the files, and of the resized pictures (520 MB for 6,000 of 192x128).
     """
 
-    def __init__(self, dataset: Clevr, variation: Variation):
-        self.dataset, self.variation = dataset, variation
+    def __init__(self, dataset: Clevr, variation: Variation, forgetting: Forgetting | None = None):
+        self.dataset, self.variation, self.forgetting = dataset, variation, forgetting or Forgetting()
         self.num_skipped, self.resolution = dataset.num_skipped, dataset.resolution
         paths = [dataset.path_of(i) for i in range(len(dataset.files))]
         self.pictures = [np.array(decode_image(path)) for path in paths]  # (H, W, 3) uint8 each
@@ -70,19 +81,30 @@ class VariedScenes(torch.utils.data.Dataset):
         pixels = to_range(self.small[i % len(self.small)])
         return {"pixel_values": pixels.flip(-1) if i >= len(self.small) else pixels, **self.annotation(i)}
 
-    def varied(self, i: int, rng: np.random.Generator) -> dict:
+    def varied(self, i: int, rng: np.random.Generator) -> Item:
         """Item i, perhaps varied; what is drawn depends on `rng` alone."""
+        item = self.with_new_look(i, rng) if rng.random() < self.variation.share else self[i]
+        if self.dataset.vocabulary:
+            item["conds"] = forget(item["conds"], self.dataset.vocabulary, rng, **vars(self.forgetting))
+        return item
+
+    def with_new_look(self, i: int, rng: np.random.Generator) -> Item:
+        """Item i with other colours, perhaps framed anew."""
         v = self.variation
-        if rng.random() >= v.share:
-            return self[i]
         labels, picture = self.annotation(i), self.pictures[i % len(self.pictures)]
         picture = picture[:, ::-1] if i >= len(self.pictures) else picture
-        points = labels["conds"][labels["mask"] > 0]  # (K, 2)
+        real = labels["mask"] > 0
+        points = labels["conds"][real, :2]  # (K, 2)
         frame = draw_frame(rng, points.numpy(), v, *picture.shape[:2]) if rng.random() < 0.5 else Frame()
         pixels = to_range(squeezed(cut(picture, frame), self.resolution))
-        conds = torch.zeros_like(labels["conds"])
-        conds[: len(points)] = frame.inside(points)
-        return {**labels, "conds": conds, "pixel_values": change_colours(pixels, rng, v)}
+        conds = labels["conds"].clone()
+        conds[: len(points), :2] = frame.inside(points)
+        pixels, hue = change_colours(pixels, rng, v)
+        if hue:
+            for name, block in blocks(self.dataset.vocabulary):
+                if name == "color":
+                    conds[:, block] = 0  # nobody knows what it is called now
+        return {**labels, "conds": conds, "pixel_values": pixels}
 
 
 def draw_frame(rng: np.random.Generator, points: np.ndarray, v: Variation, height: int, width: int) -> Frame:
@@ -97,8 +119,8 @@ def draw_frame(rng: np.random.Generator, points: np.ndarray, v: Variation, heigh
     return Frame(*(round(float(part) * pixels) / pixels for part, pixels in box))
 
 
-def change_colours(pixels: torch.Tensor, rng: np.random.Generator, v: Variation) -> torch.Tensor:
-    """Rotate the colours (3, R, R) in [-1, 1] around grey, then scale and shift each channel."""
+def change_colours(pixels: torch.Tensor, rng: np.random.Generator, v: Variation) -> tuple[torch.Tensor, float]:
+    """Rotate the colours (3, R, R) in [-1, 1] around grey, then scale and shift each channel; also returns the angle."""
     angle = rng.uniform(-v.hue, v.hue) if rng.random() < 0.5 else 0.0
     cross = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)  # rotation about (1, 1, 1): Rodrigues' formula
     rotation = np.eye(3) * np.cos(angle) + cross * np.sin(angle) + (1 - np.cos(angle)) / 3
@@ -106,4 +128,4 @@ def change_colours(pixels: torch.Tensor, rng: np.random.Generator, v: Variation)
     matrix = torch.from_numpy((factors[:, None] * rotation).astype(np.float32))
     shift = torch.from_numpy((2 * v.offset * rng.standard_normal(3)).astype(np.float32))
     mixed = torch.einsum("ij,jhw->ihw", matrix, pixels + 1) - 1 + shift[:, None, None]
-    return mixed.clamp_(-1, 1)
+    return mixed.clamp_(-1, 1), angle

@@ -54,6 +54,10 @@ def _box(value: Any) -> bool:
     return inside and value[0] < value[2] and value[1] < value[3]
 
 
+def _vocabulary(value: Any) -> bool:
+    return isinstance(value, Mapping) and bool(value) and all(_text(k) and _names(v) for k, v in value.items())
+
+
 @dataclass(frozen=True, kw_only=True)
 class Facts:
     """What is known of a checkpoint; None: nobody measured or said it.
@@ -70,6 +74,7 @@ class Facts:
             confidences of objects and counts the share that is right.
         attributes, frequencies: names of the attributes, in the order of the conditions, and how often each holds.
         classes: names of the classes.
+        vocabulary: of whole objects: the values of each attribute, in the order of a condition's blocks.
         own: facts of a task that this package does not know, plain JSON.
 
     Raises:
@@ -95,6 +100,7 @@ class Facts:
         lambda v: isinstance(v, tuple) and all(_number(share, 0, 1) for share in v), "shares in 0 to 1"
     )
     classes: tuple[str, ...] | None = _fact(_names, "different names")
+    vocabulary: Mapping[str, tuple[str, ...]] | None = _fact(_vocabulary, "for each attribute its different values")
     own: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -102,6 +108,9 @@ class Facts:
             value = getattr(self, fact.name)
             if isinstance(value, list):
                 object.__setattr__(self, fact.name, value := tuple(value))
+            if fact.name == "vocabulary" and isinstance(value, Mapping):
+                value = {name: tuple(own) if isinstance(own, list) else own for name, own in value.items()}
+                object.__setattr__(self, fact.name, value)
             holds = fact.metadata.get("holds")
             if holds and value is not None and not holds(value):
                 raise ModelError(f"{fact.name} is {str(value)[:80]}; it must be {fact.metadata['words']}")

@@ -15,7 +15,7 @@ COMPOSITIONS = ("sum", "mean")
 
 
 class SeparableUNet(SharedTrunkUNet):
-    """Concepts are positions; phi sees one through smooth maps on the latent grid, and acts near it alone.
+    """Concepts are objects; phi sees the place of one through smooth maps on the latent grid, and acts near it alone.
 
     The maps are offsets to the position, and their moments under Gaussian windows of several widths, as in `PositionUNet`;
     phi is a three-layer map of them times one more Gaussian window, so that an object changes the prediction around it.
@@ -26,7 +26,7 @@ class SeparableUNet(SharedTrunkUNet):
         rank: R, features that concepts multiply. hidden: width of phi.
         windows: widths of the maps' windows, in units of the image side; reach: width of the window on phi.
         composition: "sum" (m = sum_k phi(c_k), as the paper writes it) or "mean" (as the published code has it).
-        cond_size: D; a position has 2, in [0, 1].
+        cond_size: D; a position has 2, in [0, 1]; further numbers are blocks of attributes (`igm.data.vocabulary`).
     """
 
     @register_to_config
@@ -50,7 +50,7 @@ class SeparableUNet(SharedTrunkUNet):
         out_channels = in_channels + rank
         self.build_trunk(sample_size, in_channels, block_out_channels, layers_per_block, attention, out_channels)
         self.where = nn.Sequential(
-            nn.Linear(2 + 6 * len(windows), hidden),
+            nn.Linear(2 + 6 * len(windows) + cond_size - 2, hidden),
             nn.SiLU(),
             nn.Linear(hidden, hidden),
             nn.SiLU(),
@@ -103,24 +103,26 @@ class SeparableUNet(SharedTrunkUNet):
 
     def phi(self, conds: torch.Tensor) -> torch.Tensor:
         """The R numbers of each concept (P, D) at each place: (P, R, H, W), twice differentiable in the concept."""
-        dx, dy = (self.grid[None].to(conds.dtype) - conds[:, :, None, None]).unbind(1)  # (P, H, W) each
+        dx, dy = (self.grid[None].to(conds.dtype) - conds[:, :2, None, None]).unbind(1)  # (P, H, W) each
         maps = [dx, dy]
         for width in self.config.windows:
             u, v = dx / width, dy / width
             window = torch.exp(-(u**2 + v**2) / 2)
             maps += [window, window * u, window * v, window * u * u, window * u * v, window * v * v]
+        maps += [number[:, None, None].expand_as(dx) for number in conds[:, 2:].unbind(1)]
         near_type = next(self.where.parameters()).dtype
         near = torch.exp(-(dx**2 + dy**2) / (2 * self.config.reach**2))  # (P, H, W)
-        stacked = torch.stack(maps, dim=-1).to(near_type)  # (P, H, W, 2 + 6 S)
+        stacked = torch.stack(maps, dim=-1).to(near_type)  # (P, H, W, 2 + 6 S + D - 2)
         return (self.where(stacked) * near[..., None]).movedim(-1, 1)
 
     @torch.no_grad()
     def phi_and_slopes(self, conds: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """`phi` (P, R, H, W) of concepts (P, 2), and its derivatives (P, 2, R, H, W) in them, carried forward by hand.
+        """`phi` (P, R, H, W) of concepts (P, D), and its derivatives (P, 2, R, H, W) in their places, carried forward by hand.
 
         The same as differentiating `phi`, at a tenth of the time of automatic differentiation.
         """
-        offsets = (self.grid[None].to(conds.dtype) - conds[:, :, None, None]).movedim(1, -1)  # (P, H, W, 2)
+        offsets = (self.grid[None].to(conds.dtype) - conds[:, :2, None, None]).movedim(1, -1)  # (P, H, W, 2)
+        kept = conds[:, None, None, 2:].expand(*offsets.shape[:3], -1)  # (P, H, W, D - 2): the same at each place
         widths = torch.tensor(self.config.windows, dtype=conds.dtype, device=conds.device)
         u, v = (offsets[..., None] / widths[:, None].T).unbind(-2)  # (P, H, W, S) each
         one, zero, window = torch.ones_like(u), torch.zeros_like(u), torch.exp(-(u**2 + v**2) / 2)
@@ -128,9 +130,9 @@ class SeparableUNet(SharedTrunkUNet):
         by_u = u[..., None] * powers - torch.stack([zero, one, zero, 2 * u, v, zero], -1)
         by_v = v[..., None] * powers - torch.stack([zero, zero, one, zero, u, 2 * v], -1)
         narrow = (window / widths)[..., None]
-        slopes = [torch.cat([-unit.expand_as(offsets), (narrow * by).flatten(-2)], -1)
+        slopes = [torch.cat([-unit.expand_as(offsets), (narrow * by).flatten(-2), torch.zeros_like(kept)], -1)
                   for unit, by in zip(torch.eye(2).to(offsets), (by_u, by_v), strict=True)]  # fmt: skip
-        value = torch.cat([offsets, (window[..., None] * powers).flatten(-2)], -1)  # (P, H, W, F)
+        value = torch.cat([offsets, (window[..., None] * powers).flatten(-2), kept], -1)  # (P, H, W, F)
         slope = torch.stack(slopes, 1)  # (P, 2, H, W, F)
         near = torch.exp(-offsets.square().sum(-1, keepdim=True) / (2 * self.config.reach**2))  # (P, H, W, 1)
         for layer in self.where:

@@ -13,18 +13,26 @@ from igm.models.separable import SeparableUNet
 
 
 class Phi:
-    """phi of a network as the search reads it: concepts (M, D) -> (M, P, R) float32, no gradient."""
+    """phi of a network as the search reads it: concepts (M, D) -> (M, P, R) float32, no gradient.
+
+    Concepts may be positions (M, 2) alone, also where the network knows whole objects: their attributes are unknown then.
+    """
 
     def __init__(self, network: SeparableUNet):
         self.network = network
 
+    def whole(self, conds: torch.Tensor) -> torch.Tensor:
+        """Concepts (M, 2) or (M, D) as (M, D): zeros for what is unknown."""
+        return torch.nn.functional.pad(conds, (0, self.network.config.cond_size - conds.shape[-1]))
+
     @torch.no_grad()
     def __call__(self, conds: torch.Tensor) -> torch.Tensor:
-        return self.network.phi(conds).float().flatten(2).transpose(1, 2)
+        return self.network.phi(self.whole(conds)).float().flatten(2).transpose(1, 2)
 
+    @torch.no_grad()
     def with_slopes(self, conds: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """phi (M, P, R) and its derivatives (M, D, P, R)."""
-        values, slopes = self.network.phi_and_slopes(conds)
+        """phi (M, P, R) and its derivatives (M, 2, P, R) in the positions."""
+        values, slopes = self.network.phi_and_slopes(self.whole(conds))
         return values.float().flatten(2).transpose(1, 2), slopes.float().flatten(3).transpose(2, 3)
 
 
@@ -74,7 +82,7 @@ class Sets:
 
 @dataclass
 class Point:
-    """Where a descent stands: conds (B, S, K, D), their m (B, S, P, R) and its slopes (B, S, K, D, P, R)."""
+    """Where a descent stands: conds (B, S, K, D), their m (B, S, P, R) and its slopes (B, S, K, 2, P, R)."""
 
     conds: torch.Tensor
     m: torch.Tensor
@@ -97,8 +105,8 @@ def look(
 
 
 def newton_step(form: ErrorForm, at: Point, damping: torch.Tensor) -> torch.Tensor:
-    """The damped Gauss-Newton step (B, S, K, D) of the positions from a point; damping (B, S), relative to the diagonal."""
-    b, s, k, d = at.conds.shape
+    """The damped Gauss-Newton step (B, S, K, 2) of the positions from a point; damping (B, S), relative to the diagonal."""
+    b, s, k, d = at.slopes.shape[:4]
     gain = at.gain[..., None, None]
     m, shape = at.m.flatten(2)[:, :, None], at.m.shape[2:]
     columns = torch.cat([at.slopes.flatten(2, 3).flatten(3) * gain, m], dim=2)  # (B, S, J, P R), J = K D + 1
@@ -125,15 +133,18 @@ def refine(
 ) -> Sets:
     """Descend from conds (B, S, K, D); steps that do not lower the error are not taken, and the next is shorter.
 
-    Objects that a step brings nearer than `min_separation` are pushed apart; none moves more than `longest` in a step.
+    Only positions move, the first two numbers; objects keep their attributes. Those that a step brings nearer than
+    `min_separation` are pushed apart; none moves more than `longest` in a step.
     Other objects, whose m is `fixed` (B, S, P, R), stay where they are.
     """
     at = look(form, phi, conds.clamp(0, 1), real, fixed)
+    what = conds[..., 2:]  # (B, S, K, D - 2)
     damping = torch.full_like(at.error, 0.1)
     for _ in range(num_steps):
         step = newton_step(form, at, damping)
         step = step * (longest / step.norm(dim=3, keepdim=True).clamp(min=longest)) * real[..., None]
-        trial = look(form, phi, apart((at.conds + step).clamp(0, 1), real, min_separation), real, fixed)
+        where = apart((at.conds[..., :2] + step).clamp(0, 1), real, min_separation)
+        trial = look(form, phi, torch.cat([where, what], dim=3), real, fixed)
         lower = trial.error < at.error
         at = choose(lower, trial, at)
         damping = torch.where(lower, damping * 0.3, damping * 5).clamp(1e-4, 1e4)
@@ -156,7 +167,7 @@ def choose(first: torch.Tensor, one: Point, other: Point) -> Point:
 
 
 def apart(conds: torch.Tensor, real: torch.Tensor, min_separation: float) -> torch.Tensor:
-    """Push pairs that are nearer than `min_separation` apart to it: conds (B, S, K, D), real (B, S, K)."""
+    """Push pairs that are nearer than `min_separation` apart to it: positions (B, S, K, 2), real (B, S, K)."""
     between = conds[..., :, None, :] - conds[..., None, :, :]  # (B, S, K, K, D)
     distance = between.norm(dim=-1).clamp(min=1e-6)
     others = ~torch.eye(conds.shape[2], dtype=torch.bool, device=conds.device)

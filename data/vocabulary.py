@@ -1,0 +1,64 @@
+"""What an object of a scene can be besides where it is: its attributes, as blocks of one-hot numbers in a condition.
+
+A condition of a whole object is (x, y, shape ..., color ..., ...): a position, and for each attribute as many numbers as it
+has values, 1 for the object's own and 0 for the others. A block of zeros says that the value is unknown.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+
+FIELDS = ("shape", "color", "material", "size")  # in the order of the blocks
+Vocabulary = Mapping[str, tuple[str, ...]]  # the values of each attribute, in the order of the numbers
+
+
+def cond_size(vocabulary: Vocabulary) -> int:
+    """D = 2 + all values: x, y and the blocks."""
+    return 2 + sum(map(len, vocabulary.values()))
+
+
+def blocks(vocabulary: Vocabulary) -> Iterator[tuple[str, slice]]:
+    """Each attribute and the part of a condition that is its block."""
+    start = 2
+    for name, values in vocabulary.items():
+        yield name, slice(start, start + len(values))
+        start += len(values)
+
+
+def encode_object(codes: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
+    """Blocks (K, D - 2) float32 of K objects from the numbers (K, F) of their values, -1 where unknown."""
+    parts = [np.eye(len(values), dtype=np.float32)[own] * (own >= 0)[:, None]
+             for own, values in zip(codes.T, vocabulary.values(), strict=True)]  # fmt: skip
+    return np.concatenate(parts, axis=1) if parts else np.zeros((len(codes), 0), dtype=np.float32)
+
+
+def decode_objects(conds: torch.Tensor, vocabulary: Vocabulary) -> list[dict[str, str | None]]:
+    """The values that conditions (K, D) say, by attribute; None where a block is of zeros."""
+    found: list[dict[str, str | None]] = []
+    for cond in conds:
+        own = {name: cond[block] for name, block in blocks(vocabulary)}
+        found.append({name: vocabulary[name][int(v.argmax())] if bool(v.any()) else None for name, v in own.items()})
+    return found
+
+
+def forget(
+    conds: torch.Tensor, vocabulary: Vocabulary, rng: np.random.Generator, whole: float, block: float
+) -> torch.Tensor:
+    """Conditions (K, D) in which values are made unknown: all of them with probability `whole`, else each block with `block`.
+
+    So one network learns to answer for places alone, for single attributes and for whole objects.
+    """
+    known = torch.ones_like(conds)
+    if rng.random() < whole:
+        known[:, 2:] = 0
+    else:
+        dropped = torch.from_numpy(rng.random((len(conds), len(vocabulary))) < block)  # (K, F)
+        for number, (_, part) in enumerate(blocks(vocabulary)):
+            known[:, part] = (~dropped[:, number, None]).to(conds)
+    return conds * known
+
+
+def as_vocabulary(values: Mapping[str, Sequence[str]] | None) -> Vocabulary:
+    """Plain JSON as a vocabulary."""
+    return {name: tuple(own) for name, own in (values or {}).items()}
