@@ -62,3 +62,17 @@ def forget(
 def as_vocabulary(values: Mapping[str, Sequence[str]] | None) -> Vocabulary:
     """Plain JSON as a vocabulary."""
     return {name: tuple(own) for name, own in (values or {}).items()}
+
+
+def names_of(vocabulary: Vocabulary) -> tuple[str, ...]:
+    """The names of the numbers of a condition's blocks: "shape=cube", ..."""
+    return tuple(f"{field}={value}" for field, values in vocabulary.items() for value in values)
+
+
+def vocabulary_of(names: Sequence[str]) -> Vocabulary:
+    """The vocabulary whose names these are."""
+    found: dict[str, tuple[str, ...]] = {}
+    for name in names:
+        field, _, value = name.partition("=")
+        found[field] = (*found.get(field, ()), value)
+    return found

@@ -1,6 +1,7 @@
 """When an object counts, and how sure that is: measured on training scenes."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from igm.inference.confidence import fit_scale
 from igm.inference.counting import fit_count_scale, fit_penalty, infer_count
 from igm.inference.method import encode_images
 from igm.inference.pursuit import infer_pursuit
-from igm.inference.separable import infer_known, infer_number
+from igm.inference.separable import SeparableSearch, infer_known, infer_number
 from igm.inference.settings import PursuitSettings
 from igm.matching import HEADLINE_RADIUS, match_points
 from igm.models.denoiser import Denoiser
@@ -20,11 +21,18 @@ from igm.models.denoiser import Denoiser
 FIRST_PENALTY = 0.002  # of a count, before one is fitted
 
 
-def measure_positions(denoiser: Denoiser, dataset: Any, settings: CalibrationSettings) -> Facts:
-    """Infer positions and numbers; fit the penalty of a count and the scales of the confidences."""
+def measure_positions(
+    denoiser: Denoiser, dataset: Any, settings: CalibrationSettings, search: type[SeparableSearch] = SeparableSearch
+) -> Facts:
+    """Infer positions and numbers; fit the penalty of a count and the scales of the confidences.
+
+    Args:
+        search: what a separable network is asked for.
+    """
     s = PursuitSettings(seed=settings.seed, max_objects=settings.max_objects)
     if denoiser.is_separable:  # the penalty says near which numbers the search is thorough
-        counting, number, positions = dataclasses.replace(s, count_penalty=FIRST_PENALTY), infer_number, infer_known
+        counting = dataclasses.replace(s, count_penalty=FIRST_PENALTY)
+        number, positions = (functools.partial(ask, search_class=search) for ask in (infer_number, infer_known))
     else:
         counting, number, positions = (
             dataclasses.replace(s, num_steps=0, confidence_draws=2),
@@ -42,7 +50,7 @@ def measure_positions(denoiser: Denoiser, dataset: Any, settings: CalibrationSet
         prices += counted.count_prices or []
         counts.append(len(true))
         contributions += known.contributions or []
-        right.append(found_within(known.conds[0], true))
+        right.append(found_within(known.conds[0, :, :2], true[:, :2]))
     penalty, share = fit_penalty([own.mean(0) for own in errors], counts, prices)
     print(f"{share:.0%} of {len(counts)} counts right")
     return dataclasses.replace(

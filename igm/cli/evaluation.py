@@ -20,6 +20,8 @@ from igm.evaluation.redraw import redraw
 from igm.evaluation.run import BatchSettings, Groups, evaluate
 from igm.evaluation.table import format_table
 from igm.evaluation.weights import weights_fingerprint
+from igm.facts import Facts
+from igm.hub import is_pipeline, resolve
 from igm.inference.method import Method, methods_of
 from igm.models import ModelError
 from igm.resources import PRETRAINED
@@ -119,6 +121,7 @@ class Evaluation(Generic[DataT]):
     data: DataT
     batching: BatchSettings
     run: RunSettings
+    facts: Facts = Facts()  # of the checkpoint, as far as they are needed to read the images
 
     @property
     def run_dir(self) -> Path:
@@ -148,6 +151,25 @@ class Evaluation(Generic[DataT]):
             hint = f" (shipped: {shipped})" if shipped else ""
             raise ModelError(f"no checkpoint-* in {self.run_dir}; pass --checkpoint{hint}")
         return str(found[-1])
+
+    def refined(self) -> "Evaluation[DataT]":
+        """The same with the task of the checkpoint, where that refines this one (objects: positions and more).
+
+        Raises:
+            UserError: the method does not know that task.
+        """
+        try:
+            place = resolve(self.checkpoint(), self.loading.revision, self.loading.local_files_only)
+        except ModelError:
+            return self  # said when the checkpoint is loaded; mistakes in the images come first
+        facts = Facts() if is_pipeline(place) else Facts.read(place)
+        task = find_task(facts.task) if facts.task else self.task
+        if task.refines != self.task.name:
+            return self
+        known = methods_of(task.name)
+        if self.method.name not in known:
+            raise UserError(f"--method {self.method.name} is not for {task.name}; choose {', '.join(known)}")
+        return dataclasses.replace(self, task=task, method=known[self.method.name], facts=facts)
 
     def determining(self) -> dict[str, Any]:
         """Everything that results depend on, by name, besides the weights."""
@@ -214,7 +236,7 @@ def run_evaluation(evaluation: Evaluation[DataT], load_groups: Callable[[Evaluat
     Raises:
         UserError, DataError, ModelError: a mistake of the user, in one line.
     """
-    e = evaluation
+    e = evaluation.refined()
     say("; ".join(text for text in (f"Method: {e.method.about}", e.method.paper) if text))
     check_counts_known(e)
     groups = load_groups(e)

@@ -156,12 +156,12 @@ class Worker:
     def record(self, group: str, item: dict, found: Inferred, row: int, seconds: float, path: Path) -> Record:
         """The record of one image; see `igm.evaluation.records`."""
         k = int(found.num_concepts[row])
-        true = item["conds"][item["mask"] > 0].tolist() if "mask" in item else None
+        true = item["conds"][item["mask"] > 0] if "mask" in item else None
         return {
             "image_id": item["image_id"],
             "group": group,
-            "conds_true": true,
-            "conds_pred": found.conds[row, :k].tolist(),
+            "conds_true": None if true is None else self.task.conditions(true),
+            "conds_pred": self.task.conditions(found.conds[row, :k]),
             "num_true": None if true is None else len(true),
             "num_pred": k,
             "error": float(found.error[row]),
@@ -170,6 +170,7 @@ class Worker:
             "seconds": seconds,
             "seed": self.seed,
             "image_path": str(path),
+            **({} if true is None else self.task.truth(true, self.method.names)),
             **self.task.record(found, row, self.method.names),
         }
 

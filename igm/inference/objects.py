@@ -7,29 +7,22 @@ those of all others: neighbours explain the same pixels, and no object is judged
 """
 
 import itertools
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import Any, Unpack
 
 import torch
 
-from igm.data.vocabulary import Vocabulary, blocks
-from igm.error_form import ErrorForm, best_gain, gain_score
-from igm.inference.closed_form_refine import Phi
+from igm.data.vocabulary import Vocabulary, names_of
+from igm.error_form import ErrorForm, gain_score
+from igm.inference.closed_form_refine import Phi, Sets, refine
+from igm.inference.counting import PursuitMethod
+from igm.inference.method import Batching, check_counts, register
+from igm.inference.separable import Judged, SeparableSearch, infer_known, infer_number
+from igm.inference.types import Inferred, Posterior
+from igm.models.denoiser import Denoiser
 
-MOST_COMBINATIONS = 4096  # of one object's attributes; beyond, blocks are tried one by one
-
-
-@dataclass
-class Described:
-    """One image's objects.
-
-    conds (K, D): with attributes. error, gain: of their composition. marginals (K, D - 2): how likely each value is, from
-    the errors of all combinations of the object, the others standing as they are; the values of a block sum to 1.
-    """
-
-    conds: torch.Tensor
-    error: torch.Tensor
-    gain: torch.Tensor
-    marginals: torch.Tensor
+ROUNDS = 4  # of all objects one after the other; most scenes need two
+SETTLE = 4  # steps of the places once the attributes are known
 
 
 def combinations(vocabulary: Vocabulary) -> torch.Tensor:
@@ -73,15 +66,12 @@ class Describer:
         return chosen
 
 
-def describe(
-    form: ErrorForm, phi: Phi, places: torch.Tensor, vocabulary: Vocabulary, *, scale: float, rounds: int = 4
-) -> Described:
-    """The attributes of one image's objects at `places` (K, 2).
+def describe(form: ErrorForm, phi: Phi, places: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """The objects (K, D) of one image at `places` (K, 2): each with the combination that is best given all others'.
 
     Args:
-        scale: how much a difference of errors, times the number of latents, tells: 1 / temperature of the marginals.
+        values: the combinations there are (M, D - 2).
     """
-    values = combinations(vocabulary).to(places)
     asked = Describer(form, phi, places, values)
     unknown = phi(places)  # (K, P, R)
     chosen = torch.zeros(len(places), dtype=torch.long, device=places.device)
@@ -90,16 +80,81 @@ def describe(
         rest = m - unknown[k]
         chosen[k] = gain_score(*asked.scores(k, rest)).argmax()
         m = rest + asked.phi[k, chosen[k]]
-    chosen = asked.descend(chosen, m, rounds)
-    m = torch.stack([asked.phi[k, c] for k, c in enumerate(chosen.tolist())]).sum(0)
-    marginals = []
-    for k in range(len(places)):
-        lower = gain_score(*asked.scores(k, m - asked.phi[k, chosen[k]]))  # (M,)
-        marginals.append(torch.softmax(scale * lower, 0) @ values)
-    linear, quadratic = form.parts(m[None, None])
-    return Described(
-        torch.cat([places, values[chosen]], dim=1),
-        form.const[0] - gain_score(linear, quadratic)[0, 0],
-        best_gain(linear, quadratic)[0, 0],
-        torch.stack(marginals),
-    )
+    return torch.cat([places, values[asked.descend(chosen, m, ROUNDS)]], dim=1)
+
+
+def evidence(form: ErrorForm, phi: Phi, conds: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """By how much each combination of each object lowers the error, the others standing as in conds (K, D): (K, M).
+
+    In units of one latent's share of the error, so that sets of any resolution compare.
+    """
+    asked, each = Describer(form, phi, conds[:, :2], values), phi(conds)  # each: (K, P, R)
+    lower = torch.stack([gain_score(*asked.scores(k, each.sum(0) - each[k])) for k in range(len(conds))])
+    return lower * each.shape[1] * phi.network.config.in_channels
+
+
+def marginals(lower: torch.Tensor, values: torch.Tensor, scale: float) -> torch.Tensor:
+    """How likely each value of each object is: (K, D - 2), the values of an attribute summing to 1.
+
+    Args:
+        lower: (K, M), of `evidence`. values: the combinations (M, D - 2). scale: calibrated; 0 makes all alike.
+    """
+    return torch.softmax(scale * lower, dim=1) @ values
+
+
+class SceneSearch(SeparableSearch):
+    """Places and numbers as `SeparableSearch` finds them; then what stands there, which moves the places a little."""
+
+    def told(self, image: int, sets: list[Sets]) -> list[Sets]:
+        """An image's sets (each S = 1, conds (1, 1, K, 2)) with attributes."""
+        form = self.form[slice(image, image + 1)]
+        return [self.with_attributes(form, own) for own in sets]
+
+    def with_attributes(self, form: ErrorForm, sets: Sets) -> Sets:
+        """A set with the attributes that are best, at the places that are best for them."""
+        values = self.values.to(sets.conds)
+        conds = describe(form, self.phi, sets.conds[0, 0, :, :2], values)
+        settled = refine(
+            form, self.phi, conds[None, None], sets.real, min_separation=self.separation, num_steps=SETTLE
+        )
+        return settled
+
+    def answer(self, sets: list[list[Sets]], judged: list[Judged]) -> Inferred:
+        """Also how likely each value of each object is."""
+        found, values, scale = super().answer(sets, judged), self.values.to(self.form.g), self.settings.attribute_scale
+        each = [own[verdict.best].conds[0, 0] for own, verdict in zip(sets, judged, strict=True)]  # (K, D)
+        found.marginals = [
+            marginals(self.evidence(i, conds), values, scale).cpu() for i, conds in enumerate(each)
+        ]
+        return found
+
+    def evidence(self, image: int, conds: torch.Tensor) -> torch.Tensor:
+        """`evidence` (K, M) of an image's objects (K, D)."""
+        return evidence(self.form[slice(image, image + 1)], self.phi, conds, self.values.to(conds))
+
+    @property
+    def values(self) -> torch.Tensor:
+        """All combinations of attributes (M, D - 2)."""
+        vocabulary = self.denoiser.facts.vocabulary
+        if vocabulary is None:
+            raise ValueError("the checkpoint's facts have no vocabulary")
+        return combinations(vocabulary)
+
+
+@register
+class ObjectsMethod(PursuitMethod):
+    """Places, number and attributes of objects, by the error forms of a separable network that knows whole objects."""
+
+    task = "objects"
+    about = "pursuit: places, then every combination of attributes, priced by one error form"
+    paper = ""
+
+    def __init__(self, model: Denoiser, settings: Any, names: Sequence[str] = (), precision: str = "no"):
+        super().__init__(model, settings, names or names_of(model.facts.vocabulary or {}), precision)
+
+    def infer(self, posterior: Posterior, num_concepts: torch.Tensor | None, **batching: Unpack[Batching]) -> Inferred:
+        """Objects; see `SceneSearch`."""
+        if self.seeks_count(self.settings):
+            return infer_number(self.model, posterior, self.settings, search_class=SceneSearch, **batching)
+        counts = check_counts(num_concepts)
+        return infer_known(self.model, posterior, counts, self.settings, search_class=SceneSearch, **batching)

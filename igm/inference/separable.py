@@ -134,9 +134,13 @@ class SeparableSearch:
                     each[i][j] = better.of(own)
         return each
 
+    def told(self, image: int, sets: list[Sets]) -> list[Sets]:
+        """An image's sets with all that is said of their objects: here, places alone."""
+        return sets
+
     def prices(self, sets: list[Sets]) -> torch.Tensor:
         """How many penalties each of an image's sets pays: one an object, and more where objects are near to each other."""
-        distances = [torch.pdist(own.conds[0, 0]) for own in sets]
+        distances = [torch.pdist(own.conds[0, 0, :, :2]) for own in sets]
         crowds = torch.stack([torch.exp(-((own / max(self.separation, 1e-6)) ** 2)).sum() for own in distances])
         return torch.tensor([float(own.conds.shape[2]) for own in sets]) + CROWDED * crowds.cpu()
 
@@ -206,13 +210,14 @@ def infer_known(
     *,
     image_numbers: list[int] | None = None,
     batch_size: int = TRUNK_ROWS,
+    search_class: type[SeparableSearch] = SeparableSearch,
 ) -> Inferred:
     """Positions in B images whose number of objects is known, num_concepts (B,).
 
     Args:
         settings: what is None there comes from the checkpoint's facts, or is the default for a separable network.
         image_numbers: seed an image's draws, so that they do not depend on the batch. batch_size: most trunk passes at
-            once, up to 128.
+            once, up to 128. search_class: what is sought.
 
     Returns:
         Inferred; the confidence is that every object is right; a network row is one trunk pass.
@@ -220,8 +225,9 @@ def infer_known(
     Raises:
         UserError: more objects than candidates that may stand together. FloatingPointError: a prediction is not finite.
     """
-    search = SeparableSearch(denoiser, posterior, settings or PursuitSettings(), image_numbers, batch_size)
-    sets, rounds = search.known(num_concepts), [search.settings.confidence_draws]
+    search = search_class(denoiser, posterior, settings or PursuitSettings(), image_numbers, batch_size)
+    sets = [search.told(i, own) for i, own in enumerate(search.known(num_concepts))]
+    rounds = [search.settings.confidence_draws]
     return search.answer(
         sets, [search.judge(i, own, rounds=rounds, t_range=search.t_range) for i, own in enumerate(sets)]
     )
@@ -235,11 +241,12 @@ def infer_number(
     *,
     image_numbers: list[int] | None = None,
     batch_size: int = TRUNK_ROWS,
+    search_class: type[SeparableSearch] = SeparableSearch,
 ) -> Inferred:
     """Positions and their number in B images: the number with the lowest error on fresh draws plus penalties.
 
     Args:
-        settings, image_numbers, batch_size: as in `infer_known`.
+        settings, image_numbers, batch_size, search_class: as in `infer_known`.
 
     Returns:
         Inferred; confidence (B,) that K is right; `count_errors`, the error of every K on every fresh draw, and
@@ -248,8 +255,9 @@ def infer_number(
     Raises:
         FloatingPointError: a prediction is not finite.
     """
-    search = SeparableSearch(denoiser, posterior, settings or PursuitSettings(), image_numbers, batch_size)
-    s, sets = search.settings, search.every(search.settings.max_objects)
+    search = search_class(denoiser, posterior, settings or PursuitSettings(), image_numbers, batch_size)
+    s = search.settings
+    sets = [search.told(i, own) for i, own in enumerate(search.every(s.max_objects))]
     rounds = (
         [s.count_draws] if s.confidence is None else [DRAWS_PER_ROUND] * -(-MOST * s.count_draws // DRAWS_PER_ROUND)
     )

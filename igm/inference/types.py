@@ -31,6 +31,7 @@ class Inferred:
         error: (B,), the denoising error of the result on draws that every alternative shared.
         forward, backward: (B,) network rows evaluated, one row being one concept under one draw.
         confidence: (B,) that the whole answer is right. object_confidence: of each image, (K_i,) that each concept is.
+        marginals: of each image, (K_i, D - 2), how likely each value of each object's attributes is.
         contributions: of each image, (N, K_i), by how much the error rises on each draw without each concept.
         gain: (B,) of the composition. chosen: of each image, the numbers of the candidates chosen.
         num_draws: of each image, the draws it took.
@@ -47,6 +48,7 @@ class Inferred:
     backward: torch.Tensor
     confidence: torch.Tensor | None = None
     object_confidence: list[torch.Tensor] | None = None
+    marginals: list[torch.Tensor] | None = None
     contributions: list[torch.Tensor] | None = None
     gain: torch.Tensor | None = None
     chosen: list[list[int]] | None = None

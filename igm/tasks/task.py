@@ -36,14 +36,24 @@ class Task(ABC):
 
     Attributes:
         name: as checkpoints and results spell it. former_names: as earlier versions did.
+        refines: the task whose commands also take this one, where the checkpoint was trained for it.
     """
 
     name: ClassVar[str]
     former_names: ClassVar[tuple[str, ...]] = ()
+    refines: ClassVar[str] = ""
 
     def names(self, dataset: Any) -> tuple[str, ...]:
         """Names of what a concept can be, in the order of the conditions; empty where concepts have no names."""
         return ()
+
+    def open(self, kind: Callable[..., Any], facts: Facts, fields: str | None, *place: Any, **own: Any) -> Any:
+        """The dataset of a class at a place, as a checkpoint with these facts needs it.
+
+        Args:
+            fields: what the data say of a concept, where the task knows several things; None: all.
+        """
+        return kind(*place, **own)
 
     @abstractmethod
     def cond_size(self, names: Sequence[str]) -> int | None:
@@ -51,6 +61,14 @@ class Task(ABC):
 
     def check_facts(self, facts: Facts, names: Sequence[str], checkpoint: str) -> None:
         """Raise ModelError where a checkpoint of this task was trained for other concepts; saying nothing is fine."""
+
+    def conditions(self, conds: torch.Tensor) -> list[list[float]]:
+        """An image's conditions (K, D) as its record holds them."""
+        return conds.tolist()
+
+    def truth(self, conds: torch.Tensor, names: Sequence[str]) -> Record:
+        """What a record holds of an image's true conditions (K, D) besides themselves; nothing by default."""
+        return {}
 
     @abstractmethod
     def record(self, found: Inferred, row: int, names: Sequence[str]) -> Record:

@@ -1,0 +1,43 @@
+"""How sure the attributes of objects are: measured on training scenes, beside what is measured of positions."""
+
+import dataclasses
+from typing import Any
+
+import torch
+
+from igm.calibration.positions import measure_positions
+from igm.calibration.settings import CalibrationSettings
+from igm.facts import Facts
+from igm.inference.method import encode_images
+from igm.inference.objects import SceneSearch, marginals
+from igm.inference.settings import PursuitSettings
+from igm.models.denoiser import Denoiser
+
+SCALES = torch.logspace(-4, 2, 61)
+
+
+@torch.no_grad()
+def measure_objects(denoiser: Denoiser, dataset: Any, settings: CalibrationSettings) -> Facts:
+    """Fit what `measure_positions` fits, and the scale of the attributes' confidence."""
+    facts = measure_positions(denoiser, dataset, settings, SceneSearch)
+    lower, true = [], []
+    for i in range(len(dataset)):
+        item = dataset[i]
+        own = item["conds"][item["mask"] > 0]  # (K, D)
+        posterior = encode_images(denoiser, item["pixel_values"][None])
+        search = SceneSearch(denoiser, posterior, PursuitSettings(seed=settings.seed), [i], settings.batch_size)
+        conds = search.told(0, [search.from_positions(own[:, :2])])[0].conds[0, 0]
+        lower.append(search.evidence(0, conds))
+        true.append(own[:, 2:].to(conds))
+    scale = fit_attribute_scale(torch.cat(lower), torch.cat(true), search.values.to(conds))
+    return dataclasses.replace(facts, attribute_scale=scale)
+
+
+def fit_attribute_scale(lower: torch.Tensor, true: torch.Tensor, values: torch.Tensor) -> float:
+    """The scale under which the true values of the attributes are likeliest.
+
+    Args:
+        lower: (K, M), of `igm.inference.objects.evidence`. true: blocks (K, D - 2). values: (M, D - 2).
+    """
+    losses = [-marginals(lower, values, float(s)).clamp(min=1e-6)[true > 0].log().mean() for s in SCALES]
+    return round(float(SCALES[int(torch.stack(losses).argmin())]), 6)

@@ -1,0 +1,202 @@
+"""Concepts that are whole objects: where each is, and its attributes (CLEVR: shape, colour, material, size)."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from igm.calibration.objects import measure_objects
+from igm.calibration.settings import CalibrationImages, CalibrationSettings
+from igm.data.vocabulary import blocks, decode_objects, names_of, vocabulary_of
+from igm.facts import Facts
+from igm.figures.objects import attribute_confusion, scene_sheet
+from igm.inference.types import Inferred
+from igm.matching import BORDER_TOLERANCE, HEADLINE_RADIUS, match_points
+from igm.models import ModelError
+from igm.precision import average_precision
+from igm.statistics import bootstrap_interval, ratio, with_truth
+from igm.tasks import register
+from igm.tasks.columns import keys_of, share_cell, share_columns
+from igm.tasks.positions import Positions, Scene
+from igm.tasks.task import Column, Groups, Record, Scores, Sheet
+
+DISTANCES = {"inf": np.inf, "0.10": 0.10, "0.05": 0.05, "0.02": 0.02}  # of average precision, in image coordinates
+
+
+@dataclass
+class SceneObject:
+    """One object: (x, y) in [0, 1] of the picture, y down; its attributes by name, and how sure each is."""
+
+    position: tuple[float, float]
+    attributes: dict[str, str]
+    confidence: float | None
+    attribute_confidence: dict[str, float]
+
+    def __getattr__(self, name: str) -> str:
+        """An attribute as `object.color`."""
+        if name == "attributes" or name not in self.attributes:
+            raise AttributeError(f"an object has no {name!r}")
+        return self.attributes[name]
+
+
+@dataclass
+class ObjectScene(Scene):
+    """A scene whose objects are known as a whole: `objects`, in the order of `positions`."""
+
+    objects: list[SceneObject]
+
+
+def found_objects(record: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """The pairs (prediction, true object) of a record's matching that are within 0.05 of each other."""
+    rows, cols, distances = match_points(record["conds_pred"], record["conds_true"])
+    near = distances <= HEADLINE_RADIUS + BORDER_TOLERANCE
+    return list(zip(rows[near].tolist(), cols[near].tolist(), strict=True))
+
+
+def attributes_right(record: Mapping[str, Any]) -> dict[str, list[bool]]:
+    """For every found object, whether each attribute is right; by attribute."""
+    pairs = [(record["objects_pred"][i], record["objects_true"][j]) for i, j in found_objects(record)]
+    fields = record["objects_true"][0] if record["objects_true"] else ()
+    return {field: [pred[field] == true[field] for pred, true in pairs] for field in fields}
+
+
+def object_metrics(records: Sequence[Mapping[str, Any]]) -> Scores:
+    """Score attributes; see `Objects.score`. Records without true attributes are left out."""
+    records = [r for r in with_truth(records) if r.get("objects_true") is not None]
+    if not records:
+        return {}, {}
+    metrics: dict[str, Any] = {"attribute_accuracy": {}}
+    ci95: dict[str, Any] = {"attribute_accuracy": {}}
+    each = [attributes_right(record) for record in records]
+    found = [len(found_objects(record)) for record in records]
+    for field in dict.fromkeys(field for own in each for field in own):
+        right = [sum(own.get(field, [])) for own in each]
+        metrics["attribute_accuracy"][field] = ratio(right, found)
+        ci95["attribute_accuracy"][field] = bootstrap_interval(right, found)
+    whole = [int(np.all(list(own.values()), axis=0).sum()) if own else 0 for own in each]
+    metrics["object_accuracy"], ci95["object_accuracy"] = ratio(whole, found), bootstrap_interval(whole, found)
+    complete = [
+        int(right == record["num_true"] == record["num_pred"]) for right, record in zip(whole, records, strict=True)
+    ]
+    metrics["scene_accuracy"] = ratio(complete, np.ones(len(records)))
+    ci95["scene_accuracy"] = bootstrap_interval(complete, np.ones(len(records)))
+    metrics["average_precision"] = {name: average_precision(records, most) for name, most in DISTANCES.items()}
+    return metrics, ci95
+
+
+class Objects(Positions):
+    """Where the objects of a scene are, how many, and what each is."""
+
+    name, former_names = "objects", ()
+    refines = "positions"
+
+    def open(self, kind: Callable[..., Any], facts: Facts, fields: str | None, *place: Any, **own: Any) -> Any:
+        """Scenes whose attributes are numbered as the checkpoint does; only their places with `fields` "position"."""
+        if fields == "position" or facts.vocabulary is None:
+            return kind(*place, **own)
+        dataset = kind(*place, fields=tuple(facts.vocabulary), **own)
+        dataset.speak(facts.vocabulary, "the checkpoint")
+        return dataset
+
+    def names(self, dataset: Any) -> tuple[str, ...]:
+        """The values of the attributes, as `names_of` a vocabulary."""
+        return names_of(getattr(dataset, "vocabulary", {}))
+
+    def cond_size(self, names: Sequence[str]) -> int | None:
+        """x, y and every value; any where the images do not say."""
+        return 2 + len(names) if names else None
+
+    def check_facts(self, facts: Facts, names: Sequence[str], checkpoint: str) -> None:
+        """Raise ModelError where a checkpoint has no vocabulary."""
+        if facts.vocabulary is None:
+            raise ModelError(f"--checkpoint {checkpoint} does not say which attributes it knows; train it again")
+
+    def conditions(self, conds: torch.Tensor) -> list[list[float]]:
+        """The places."""
+        return conds[:, :2].tolist()
+
+    def truth(self, conds: torch.Tensor, names: Sequence[str]) -> Record:
+        """The true attributes, where the data have them."""
+        known = conds.shape[1] > 2
+        return {"objects_true": decode_objects(conds, vocabulary_of(names)) if known else None}
+
+    def record(self, found: Inferred, row: int, names: Sequence[str]) -> Record:
+        """Also the attributes of each object, and how sure each is."""
+        objects, sure = attributes_of(found, row, names)
+        return {**super().record(found, row, names), "objects_pred": objects, "attribute_confidence": sure}
+
+    def answer(self, found: Inferred, row: int, names: Sequence[str]) -> ObjectScene:
+        """The scene with its objects."""
+        scene = super().answer(found, row, names)
+        scene.positions = scene.positions[:, :2]
+        objects, sure = attributes_of(found, row, names)
+        each = scene.object_confidence if scene.object_confidence is not None else [None] * scene.count
+        own = [
+            SceneObject((float(x), float(y)), values, None if c is None else float(c), confidences)
+            for (x, y), values, c, confidences in zip(scene.positions, objects, each, sure, strict=True)
+        ]
+        return ObjectScene(**vars(scene), objects=own)
+
+    def calibrate(self, denoiser: Any, dataset: Any, settings: CalibrationSettings) -> Facts:
+        """As for positions, and the scale of the attributes' confidence."""
+        return measure_objects(denoiser, dataset, settings)
+
+    def calibration_images(self, kind: Callable[..., Any], images: CalibrationImages, facts: Facts) -> Any:
+        """Training scenes with their attributes."""
+        counts, most = images.object_counts, images.num_images
+        return self.open(kind, facts, None, images.dataset_root, "train", counts, max_images=most)
+
+    def score(self, records: Iterable[Record]) -> Scores:
+        """Those of positions, and of objects found within 0.05:
+
+        - attribute_accuracy: share whose attribute is right, by attribute; object_accuracy: share with all right.
+        - scene_accuracy: share of images whose number is right, and every object found with all attributes right.
+        - average_precision: as `igm.precision`, by the largest distance of a hit.
+        """
+        records = list(records)
+        metrics, ci95 = super().score(records)
+        more, more_ci95 = object_metrics(records)
+        return metrics | more, ci95 | more_ci95
+
+    def columns(self, summary: Mapping[str, Any]) -> list[Column]:
+        """Those of positions, then a column for each attribute, for whole objects, whole scenes, and average precision."""
+        groups = list(summary["groups"].values())
+        own = [
+            (field, [share_cell(group, "attribute_accuracy", field, interval=False) for group in groups])
+            for field in keys_of(groups, "attribute_accuracy")
+        ]
+        own += share_columns(groups, ["object_accuracy", "scene_accuracy"])
+        own += [
+            (f"AP {name}", [share_cell(group, "average_precision", name, interval=False) for group in groups])
+            for name in keys_of(groups, "average_precision")
+        ]
+        return super().columns(summary) + own
+
+    def draw(self, groups: Groups, sheets: Mapping[str, Sheet], folder: Path, options: Mapping[str, Any]) -> list[Path]:
+        """Those of positions, labelled scenes, and the confusion of each attribute."""
+        written = super().draw(groups, sheets, folder, options)
+        for group, sheet in sheets.items():
+            written.append(folder / f"scenes_{group.replace('/', '_')}.png")
+            scene_sheet(sheet.images, sheet.records, written[-1])
+        scored = [r for records in groups.values() for r in records if r.get("objects_true")]
+        if scored:
+            written.append(folder / "attribute_confusion.png")
+            pairs = [(r["objects_true"][j], r["objects_pred"][i]) for r in scored for i, j in found_objects(r)]
+            attribute_confusion(pairs, written[-1])
+        return written
+
+
+def attributes_of(found: Inferred, row: int, names: Sequence[str]) -> tuple[list[dict], list[dict[str, float]]]:
+    """The attributes of an image's objects, and how sure each is."""
+    vocabulary, k = vocabulary_of(names), int(found.num_concepts[row])
+    objects = decode_objects(found.conds[row, :k], vocabulary)
+    if found.marginals is None:
+        return objects, [{} for _ in objects]
+    shares = torch.nn.functional.pad(found.marginals[row], (2, 0))  # (K, D)
+    return objects, [{name: float(own[part].max()) for name, part in blocks(vocabulary)} for own in shares]
+
+
+register(Objects())
