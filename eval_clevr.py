@@ -8,10 +8,10 @@ Examples:
 
 from dataclasses import dataclass
 
-from igm import say
-from igm.cli.evaluation import Evaluation, Groups, OwnPictures, parse_evaluations, run_evaluation
+from igm.cli.evaluation import Evaluation, Groups, OwnPictures, open_groups, parse_evaluations, run_evaluation
 from igm.cli.launch import run
-from igm.data import DataError, NothingAsked, find_dataset
+from igm.data import DataError, find_dataset
+from igm.data.dataset import Dataset
 from igm.data.samples import sample_root
 from igm.settings import int_range, positive, setting
 
@@ -24,9 +24,7 @@ class SceneSettings(OwnPictures):
     """Which scenes, or pictures of one's own, are inferred."""
 
     split: str = setting("val", "any with a scenes file: val, valA, new, ...; CLEVR's test split has none")
-    object_counts: tuple | None = setting(
-        None, "one group each (default: 3-5 6-8, of which the data must have one)", kind=int_range, nargs="+"
-    )
+    object_counts: tuple | None = setting(None, "a group each (default: 3-5 6-8)", kind=int_range, nargs="+")
     num_objects: int | None = setting(None, "known number of objects in each of --images", kind=positive)
 
     @property
@@ -39,25 +37,16 @@ def load_groups(evaluation: Evaluation[SceneSettings]) -> Groups:
     data = evaluation.data
     if data.images:
         return data.own_pictures("images")
-    number = data.num_images or (100 if data.dataset_root else SAMPLE_IMAGES)
     if data.dataset_root is None:
         print("No --dataset_root: the shipped model infers generated scenes")
-    groups, missing = {}, []
-    for counts in data.object_counts or DEFAULT_COUNTS:
+    number = data.num_images or (100 if data.dataset_root else SAMPLE_IMAGES)
+
+    def scenes(counts: tuple[int, int]) -> Dataset:
         root = data.dataset_root or sample_root(counts, number)
-        try:
-            groups["-".join(map(str, counts))] = find_dataset(root, "positions")(
-                root, data.split, counts, fit=data.fit, max_images=number, skip_bad_images=data.skip_bad_images
-            )
-        except NothingAsked as error:
-            if data.object_counts:
-                raise
-            missing.append(error)
-    if not groups:
-        raise missing[0]
-    for error in missing:
-        say(f"{error}; left out: the group is a default")
-    return groups
+        own = {"fit": data.fit, "max_images": number, "skip_bad_images": data.skip_bad_images}
+        return find_dataset(root, "positions")(root, data.split, counts, **own)
+
+    return open_groups(data.object_counts, DEFAULT_COUNTS, scenes)
 
 
 def main() -> None:

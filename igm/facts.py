@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from igm.models import ModelError
+from igm.models.configs import shown
 
 FACTS_FILE = "igm.json"
 VERSION = 2
@@ -42,7 +43,7 @@ def _text(value: Any) -> bool:
 
 
 def _names(value: Any) -> bool:
-    return isinstance(value, tuple) and 0 < len(value) == len(set(value)) and all(map(_text, value))
+    return isinstance(value, tuple) and all(map(_text, value)) and 0 < len(value) == len(set(value))
 
 
 def _pair(value: Any, holds: Callable[[Any], bool]) -> bool:
@@ -114,11 +115,11 @@ class Facts:
                 object.__setattr__(self, fact.name, value)
             holds = fact.metadata.get("holds")
             if holds and value is not None and not holds(value):
-                raise ModelError(f"{fact.name} is {str(value)[:80]}; it must be {fact.metadata['words']}")
+                raise ModelError(f"{fact.name} is {shown(value)}; it must be {fact.metadata['words']}")
         if self.frequencies and len(self.frequencies) != len(self.attributes or ()):
             raise ModelError(f"{len(self.frequencies)} frequencies for {len(self.attributes or ())} attributes")
         if not isinstance(self.own, Mapping):
-            raise ModelError(f"own is {str(self.own)[:80]}; it must be a JSON object")
+            raise ModelError(f"own is {shown(self.own)}; it must be a JSON object")
 
     def known(self) -> dict[str, Any]:
         """The facts that somebody measured or said, by name."""
@@ -139,12 +140,12 @@ class Facts:
         values = dict(values)
         version = values.pop("version", 1)
         if not _whole(version, 1) or version > VERSION:
-            raise ModelError(f"version is {str(version)[:40]}; this IGM reads up to {VERSION}, update it")
+            raise ModelError(f"version is {shown(version)}; this IGM reads up to {VERSION}, update it")
         if version == 1:
             values = _of_version_1(values)
         unknown = sorted(values.keys() - {f.name for f in dataclasses.fields(cls)})
         if unknown:
-            raise ModelError(f"{unknown[0][:40]!r} is not a fact that a checkpoint can have; take it out")
+            raise ModelError(f"{shown(unknown[0])} is not a fact that a checkpoint can have; take it out")
         return cls(**values)
 
     @classmethod
@@ -172,6 +173,6 @@ def _of_version_1(values: dict[str, Any]) -> dict[str, Any]:
     values = {_FORMER_NAMES.get(name, name): value for name, value in values.items()}
     if (task := values.get("task")) is not None:
         if not isinstance(task, str) or task not in _FORMER_TASKS:
-            raise ModelError(f"task is {str(task)[:40]!r}; known are {', '.join(_FORMER_TASKS)}")
+            raise ModelError(f"task is {shown(task)}; known are {', '.join(_FORMER_TASKS)}")
         values["task"], values["learner"] = _FORMER_TASKS[task]
     return values

@@ -91,6 +91,7 @@ probability = Kind(float, lambda v: _number(v) and 0 < v <= 1, "above 0 and at m
 share = Kind(float, lambda v: _number(v) and 0 <= v <= 1, "in 0 to 1")
 decay = Kind(float, lambda v: _number(v) and 0 <= v < 1, "at least 0 and below 1")
 workers = Kind(int, lambda v: _whole(v) and 0 <= v <= 1024, "a whole number in 0 to 1024")
+file_count = Kind(int, lambda v: _whole(v) and 0 <= v <= 10_000_000, "a whole number in 0 to 10,000,000")
 side = Kind(int, lambda v: _whole(v) and 1 <= v <= 8192, "a whole number in 1 to 8192")
 path = Kind(str, lambda v: isinstance(v, str) and "\0" not in v and 0 < len(v) <= 4096, "a path")
 folder_name = Kind(str, _inside, "the name of a folder inside --output_dir, without .. or a leading /")

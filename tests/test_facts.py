@@ -40,6 +40,8 @@ def test_a_folder_without_facts_says_nothing(tmp_path):
         ({"version": 2, "task": 5}, "task is 5"),
         ({"task": "birds"}, "birds"),
         ({"version": 2, "t_range": [500, 100]}, "t_range"),
+        ({"version": 2, "num_objects": "x\ny"}, r"num_objects is 'x\\ny'"),
+        ({"version": 2, "attributes": [["A"], "B"]}, "attributes"),
         ({"version": 2, "t_range": [0, 1, 2]}, "t_range"),
         ({"version": 2, "bounds": [0, 0, 1]}, "bounds"),
         ({"version": 2, "min_separation": float("nan")}, "min_separation"),

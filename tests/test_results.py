@@ -85,6 +85,14 @@ def test_a_whole_last_line_without_its_newline_is_kept(tmp_path):
     assert [item["image_id"] for item in read_records(path)] == ["a", "b", "c"]
 
 
+def test_a_number_too_large_for_any_arithmetic_is_named_with_its_line(tmp_path):
+    path = tmp_path / "results.jsonl"
+    write(path, [record("a"), record("b")])
+    path.write_text(path.read_text().replace('"forward": 100', '"forward": 1' + "0" * 400, 1))
+    with pytest.raises(UserError, match=r"results.jsonl, line 1: 1000.* is too large a number"):
+        read_records(path)
+
+
 def test_a_fresh_run_replaces_what_was_there(tmp_path):
     write(tmp_path / "results.jsonl", [record("a")])
     write(shard_path(tmp_path, 1, 2), [record("b")])

@@ -1,5 +1,7 @@
 """Drawn faces: the layout, what each attribute changes in the picture, and how the domains differ."""
 
+import importlib
+
 import numpy as np
 import pytest
 import torch
@@ -30,7 +32,7 @@ def test_layout_is_celebas(tmp_path):
     assert len(CelebA(tmp_path)) == 3 and len(CelebA(tmp_path, "test", "male")) == len(CelebA(tmp_path, "test")) == 1
     # the places of these columns are known from the published code, which reads them by number
     assert [ATTRIBUTES.index(n) + 1 for n in ("Black_Hair", "Eyeglasses", "Male", "Smiling")] == [9, 16, 21, 32]
-    with pytest.raises(ValueError, match="not be negative"):
+    with pytest.raises(ValueError, match="none below 0"):
         generate(tmp_path, num_train=-1)
 
 
@@ -89,3 +91,20 @@ def test_male_faces_look_different():
         ("No_Beard" in face.attributes) != bool(face.attributes & (beards - {"5_o_Clock_Shadow"}))
         for face in looks[True]
     )
+
+
+@pytest.mark.parametrize(
+    "module, option, value",
+    [
+        ("faces", "male_train", "inf"), ("faces", "num_test", "1000000000000"), ("faces", "workers", "1000000000000"),
+        ("clevr", "num_images", "1e400"), ("clevr", "batch_size", "0"), ("clevr", "workers", "-1"),
+        ("animals", "resolution", "100000"), ("animals", "seed", "nan"),
+    ],
+)  # fmt: skip
+def test_generators_refuse_numbers_without_sense(module, option, value, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", [module, "--out", str(tmp_path / "out"), f"--{option}", value])
+    with pytest.raises(SystemExit) as stop:
+        importlib.import_module(f"igm.data.synthetic.{module}").main()
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"--{option}" in line and not (tmp_path / "out").exists()

@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from igm.settings import file_count, seed_number, side
+
 SPRITES = Path(__file__).resolve().parent.parent / "animals" / "sprites"
 SCALE = (0.42, 0.62)  # longer side of a drawing, as a share of the picture's side
 MIN_VISIBLE = 0.7  # of the drawn pixels of every animal
@@ -176,13 +178,13 @@ def main() -> None:
     )
     add = parser.add_argument
     add("--out", required=True, default=argparse.SUPPRESS, metavar="DIR", help="folder to write")
-    add("--num_images", type=int, default=100, help="number of pictures")
+    add("--num_images", type=file_count, default=100, help="number of pictures")
     add("--classes", nargs="+", default=["cat", "dog", "rabbit"], help=f"some of {', '.join(sprites())}")
     add(
         "--num_objects", type=_range, default="2", metavar="LOW-HIGH", help="animals per picture, each of another class"
     )
-    add("--resolution", type=int, default=96, help="side in pixels")
-    add("--seed", type=int, default=0, help="same seed, same files")
+    add("--resolution", type=side, default=96, help="side in pixels")
+    add("--seed", type=seed_number, default=0, help="same seed, same files")
     # One line for a mistake, without the usage text above it.
     parser.error = lambda message: parser.exit(2, f"error: {message}\n")  # type: ignore[method-assign]
     args = parser.parse_args()

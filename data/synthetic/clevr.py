@@ -26,6 +26,8 @@ from tqdm import tqdm
 
 from igm.data.synthetic import render as rendering
 from igm.files import replace_text
+from igm.settings import file_count, positive, seed_number
+from igm.settings import workers as worker_count
 
 # Blender's default camera, which CLEVR's base scene keeps. Checked on 3,000 scenes of the CLEVR generator by fitting
 # each camera to 3d_coords -> pixel_coords: mean (7.47, -6.51, 5.35), aimed at the origin within 0.005, each axis
@@ -346,14 +348,14 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--out", required=True, default=argparse.SUPPRESS, metavar="DIR", help="dataset root to write")
     add("--split", default="val", help="name of the split; splits of one seed hold different scenes")
-    add("--num_images", type=int, default=100, help="number of scenes")
+    add("--num_images", type=file_count, default=100, help="number of scenes")
     add("--num_objects", type=_range, default="3-5", metavar="LOW-HIGH", help="objects per scene")
     add("--resolution", type=_resolution, default="128", metavar="WxH", help="pixels; one number for a square")
     add("--shapes", nargs="+", default=DEFAULT_SHAPES, metavar="NAME", help=f"some of {', '.join(rendering.SHAPES)}")
     add("--textures", nargs="+", default=("plain",), metavar="NAME", help=f"some of {', '.join(rendering.TEXTURES)}")
-    add("--seed", type=int, default=0, help="same seed, same files")
-    add("--batch_size", type=int, default=16, help="scenes rendered together; changes the speed only")
-    add("--workers", type=int, help="processes, 0 for this one alone (default: one a core from 200 images on)")
+    add("--seed", type=seed_number, default=0, help="same seed, same files")
+    add("--batch_size", type=positive, default=16, help="scenes rendered together; changes the speed only")
+    add("--workers", type=worker_count, help="processes, 0 for this one alone (default: one a core from 200 images on)")
     return parser
 
 

@@ -22,6 +22,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 from tqdm import tqdm
 
+from igm.settings import file_count, seed_number, share
+from igm.settings import workers as worker_count
+
 ATTRIBUTES = (
     *("5_o_Clock_Shadow", "Arched_Eyebrows", "Attractive", "Bags_Under_Eyes", "Bald", "Bangs", "Big_Lips", "Big_Nose"),
     *("Black_Hair", "Blond_Hair", "Blurry", "Brown_Hair", "Bushy_Eyebrows", "Chubby", "Double_Chin", "Eyeglasses"),
@@ -443,7 +446,7 @@ def generate(
     """
     counts = (num_train, num_val, num_test)
     if min(counts) < 0 or not sum(counts) or not 0 <= male_train <= 1:
-        raise ValueError(f"counts {counts} must not be negative nor all 0, male_train {male_train} within 0 to 1")
+        raise ValueError(f"num_train, num_val, num_test {counts}, male_train {male_train}: none below 0, not all 0")
     folder = Path(out) / "img_align_celeba"
     folder.mkdir(parents=True, exist_ok=True)
     splits = np.repeat(np.arange(3), counts)
@@ -491,21 +494,19 @@ def main() -> None:
     parser.error = lambda message: parser.exit(2, f"error: {message}\n")  # type: ignore[method-assign]  # one line for a mistake
     add = parser.add_argument
     add("--out", required=True, default=argparse.SUPPRESS, metavar="DIR", help="dataset root to write")
-    add("--num_train", type=int, default=10_000, help="training faces")
-    add("--num_val", type=int, default=500, help="validation faces, half of them male")
-    add("--num_test", type=int, default=2000, help="test faces, half of them male")
-    add("--male_train", type=float, default=0.0, help="share of male training faces")
-    add("--seed", type=int, default=0, help="same seed, same files")
-    add("--workers", type=int, help="processes, 0 for this one alone (default: one a core from 500 faces on)")
+    add("--num_train", type=file_count, default=10_000, help="training faces")
+    add("--num_val", type=file_count, default=500, help="validation faces, half of them male")
+    add("--num_test", type=file_count, default=2000, help="test faces, half of them male")
+    add("--male_train", type=share, default=0.0, help="share of male training faces")
+    add("--seed", type=seed_number, default=0, help="same seed, same files")
+    add("--workers", type=worker_count, help="processes, 0 for this one alone (default: one a core from 500 faces on)")
     args = parser.parse_args()
-    if args.seed < 0:
-        parser.error(f"--seed must be 0 or more, got {args.seed}")
     if args.workers is None:
         args.workers = (os.cpu_count() or 1) if args.num_train + args.num_val + args.num_test >= 500 else 0
     try:
         path = generate(progress=True, **vars(args))
     except ValueError as error:
-        parser.error(str(error))
+        parser.error(f"--{error}")
     except OSError as error:
         parser.error(f"--out {args.out} cannot be written ({error.strerror}); name a folder you may write to")
     print(f"attributes in {path}", file=sys.stderr)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -12,6 +12,7 @@ from accelerate import PartialState
 
 from igm import UserError, say
 from igm.cli.options import Parser, note_idle, take
+from igm.data import NothingAsked
 from igm.data.images import FITS
 from igm.data.unlabelled import Pictures
 from igm.devices import compile_where_right, find_device, usable_precision
@@ -270,6 +271,30 @@ def run_evaluation(evaluation: Evaluation[DataT], load_groups: Callable[[Evaluat
     )
     if summary:
         finish(summary, e, method, groups)
+
+
+def open_groups(
+    asked: Sequence[tuple[int, int]] | None, defaults: Sequence[tuple[int, int]], open_one: Callable[..., Any]
+) -> Groups:
+    """The images of each range of numbers, named "3-5"; a default range that the data lack is left out with a line.
+
+    Raises:
+        NothingAsked: a range that was asked for, or every default, is not in the data.
+    """
+    groups: dict[str, Any] = {}
+    missing: list[NothingAsked] = []
+    for counts in asked or defaults:
+        try:
+            groups["-".join(map(str, counts))] = open_one(counts)
+        except NothingAsked as error:
+            if asked:
+                raise
+            missing.append(error)
+    if not groups:
+        raise missing[0]
+    for left_out in missing:
+        say(f"{left_out}; left out, being a default")
+    return groups
 
 
 def check_counts_known(evaluation: Evaluation) -> None:

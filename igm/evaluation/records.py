@@ -49,6 +49,7 @@ RECORD_KEYS = (
 )
 
 
+MOST_DIGITS = 18  # of a whole number in a record: what follows computes in floats and in 64 bits
 RESULTS_NAME, OPTIONS_NAME, SUMMARY_NAME = "results.jsonl", "options.json", "summary.json"
 
 
@@ -147,7 +148,7 @@ def read_records(path: str | Path) -> list[Record]:
         if not line.strip():
             continue
         try:
-            record = json.loads(line, parse_constant=_refuse_constant)
+            record = json.loads(line, parse_constant=_refuse_constant, parse_int=_whole_number)
             check_record(record, "the line")
         except (ValueError, RecursionError) as error:
             if number == len(lines):  # not ended by a newline: the run was killed while writing it
@@ -157,6 +158,12 @@ def read_records(path: str | Path) -> list[Record]:
             raise UserError(f"{path}, line {number}: {cause}; take the line out, or infer again") from error
         records.append(record)
     return records
+
+
+def _whole_number(digits: str) -> int:
+    if len(digits) > MOST_DIGITS:
+        raise ValueError(f"{digits[:MOST_DIGITS]}... is too large a number")
+    return int(digits)
 
 
 def _refuse_constant(name: str) -> None:
