@@ -1,17 +1,17 @@
 """Infer the positions of the objects in CLEVR images with a trained model; score and draw them.
 
-Examples:
-    python eval_clevr.py                                            the shipped model on generated scenes
-    python eval_clevr.py --dataset_root CLEVR_v1.0 --checkpoint outputs/clevr/checkpoint-80000
-    python eval_clevr.py --images my_pictures --count infer         one's own pictures: records and figures, no scores
+python eval_clevr.py                                            the shipped model on generated scenes
+python eval_clevr.py --dataset_root CLEVR_v1.0 --checkpoint outputs/clevr/checkpoint-80000
+python eval_clevr.py --images my_pictures --count infer         one's own pictures: records and figures, no scores
 """
 
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from igm.cli.evaluation import Evaluation, Groups, OwnPictures, open_groups, parse_evaluations, run_evaluation
 from igm.cli.launch import run
 from igm.data import DataError, find_dataset
-from igm.data.dataset import Dataset
 from igm.data.samples import sample_root
 from igm.settings import int_range, positive, setting
 
@@ -25,6 +25,7 @@ class SceneSettings(OwnPictures):
 
     split: str = setting("val", "any with a scenes file: val, valA, new, ...; CLEVR's test split has none")
     object_counts: tuple | None = setting(None, "a group each (default: 3-5 6-8)", kind=int_range, nargs="+")
+    fields: str | None = setting(None, "what the data say of objects (default: all)", choices=("all", "position"))
     num_objects: int | None = setting(None, "known number of objects in each of --images", kind=positive)
 
     @property
@@ -32,21 +33,21 @@ class SceneSettings(OwnPictures):
         return self.num_objects
 
 
-def load_groups(evaluation: Evaluation[SceneSettings]) -> Groups:
+def load_groups(e: Evaluation[SceneSettings]) -> Groups:
     """One dataset per range of object counts; generated scenes where neither --dataset_root nor --images is given."""
-    data = evaluation.data
+    data = e.data
     if data.images:
         return data.own_pictures("images")
     if data.dataset_root is None:
         print("No --dataset_root: the shipped model infers generated scenes")
     number = data.num_images or (100 if data.dataset_root else SAMPLE_IMAGES)
 
-    def scenes(counts: tuple[int, int]) -> Dataset:
+    def scenes(counts: tuple[int, int], **own: Any) -> Any:
         root = data.dataset_root or sample_root(counts, number)
-        own = {"fit": data.fit, "max_images": number, "skip_bad_images": data.skip_bad_images}
+        own |= {"fit": data.fit, "max_images": number, "skip_bad_images": data.skip_bad_images}
         return find_dataset(root, "positions")(root, data.split, counts, **own)
 
-    return open_groups(data.object_counts, DEFAULT_COUNTS, scenes)
+    return open_groups(data.object_counts, DEFAULT_COUNTS, partial(e.task.open, e.facts, data.fields, scenes))
 
 
 def main() -> None:

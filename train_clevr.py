@@ -27,31 +27,23 @@ class ClevrData(DataSettings):
     object_counts: tuple[int, int] = setting((3, 5), "objects per training scene", kind=int_range)
     max_images: int = setting(50_000, "at most so many scenes, as published", kind=positive)
     vary: float | None = setting(None, "share of the pictures with other colours and framings", kind=probability)
-    fields: tuple[str, ...] = setting(
-        ("position",), "what a concept says of its object", choices=("all", "position", *FIELDS), nargs="+"
-    )
-
-    @property
-    def attributes(self) -> tuple[str, ...]:
-        """The fields besides the position."""
-        return FIELDS if "all" in self.fields else tuple(name for name in FIELDS if name in self.fields)
+    fields: tuple[str, ...] = setting((), "beside the position", choices=("all", *FIELDS), nargs="+")
 
 
 def load_data(data: ClevrData) -> tuple[Dataset, Dataset]:
     """Training scenes, and the scenes of the validation pictures (training ones where there is no val split)."""
     common: dict[str, Any] = {"resolution": data.resolution, "skip_bad_images": data.skip_bad_images}
-    if data.attributes:
-        common["fields"] = data.attributes
+    common |= {"fields": data.fields} if data.fields else {}
     root, counts = data.dataset_root, data.object_counts
-    kind = find_dataset(root, "positions")
+    kind: Any = find_dataset(root, "positions")
     dataset: Any = kind(root, "train", counts, max_images=data.max_images, flip=data.flip, **common)
-    if data.vary or data.attributes:  # attributes are made unknown at random, as pictures are varied
+    if data.vary or data.fields:  # attributes are made unknown at random, as pictures are varied
         dataset = VariedScenes(dataset, Variation(share=data.vary or 0.0))
     try:
         validation = kind(root, "val", counts, max_images=100, **common)
     except DataError:
         return dataset, dataset
-    if data.attributes:
+    if data.fields:
         validation.speak(dataset.facts()["vocabulary"], "the training split")
     return dataset, validation
 
@@ -60,8 +52,8 @@ def main() -> None:
     """Train what the command line asks for."""
     data, job = read_training(__doc__, ClevrData, "clevr-2D-pos", tracker_project_name="clevr")
     dataset, validation = load_data(data)
-    task = "objects" if data.attributes else "positions"
-    start_training(job, dataset, validation, Facts(task=task, **dataset.facts()))
+    facts = Facts(task="objects" if data.fields else "positions", **dataset.facts())
+    start_training(job, dataset, validation, facts)
 
 
 if __name__ == "__main__":

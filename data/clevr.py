@@ -82,7 +82,7 @@ class Clevr(ImageDataset):
         skip_bad_images: leave out images that are absent or corrupt (every image is decoded once to find them);
             `num_skipped` counts them.
         fit: how the image gets into the square, as in `image_to_tensor`; by default it is squeezed, as published.
-        fields: attributes that conditions hold besides the position, of `igm.data.vocabulary.FIELDS`.
+        fields: attributes that conditions hold besides the position, of `igm.data.vocabulary.FIELDS`, or "all".
 
     Attributes:
         vocabulary: the values of each asked field, sorted: of this split's scenes, or of a checkpoint (`speak`).
@@ -127,7 +127,7 @@ class Clevr(ImageDataset):
         self.rows = rows[kept]
         self.check_positions()
         self.vocabulary: Vocabulary = {
-            name: tuple(self.index[f"{name}_values"].tolist()) for name in FIELDS if name in fields
+            name: tuple(self.index[f"{name}_values"].tolist()) for name in FIELDS if name in fields or "all" in fields
         }
         self.check_fields()
 

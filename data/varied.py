@@ -77,7 +77,7 @@ class VariedScenes(torch.utils.data.Dataset):
         """Those of the scenes as they are."""
         return self.dataset.facts()
 
-    def __getitem__(self, i: int) -> dict:
+    def __getitem__(self, i: int) -> Item:
         pixels = to_range(self.small[i % len(self.small)])
         return {"pixel_values": pixels.flip(-1) if i >= len(self.small) else pixels, **self.annotation(i)}
 

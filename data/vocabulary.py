@@ -45,7 +45,7 @@ def decode_objects(conds: torch.Tensor, vocabulary: Vocabulary) -> list[dict[str
 def forget(
     conds: torch.Tensor, vocabulary: Vocabulary, rng: np.random.Generator, whole: float, block: float
 ) -> torch.Tensor:
-    """Conditions (K, D) in which values are made unknown: all of them with probability `whole`, else each block with `block`.
+    """Conditions (K, D) in which values are made unknown: all with probability `whole`, else each block with `block`.
 
     So one network learns to answer for places alone, for single attributes and for whole objects.
     """

@@ -117,7 +117,7 @@ class SeparableUNet(SharedTrunkUNet):
 
     @torch.no_grad()
     def phi_and_slopes(self, conds: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """`phi` (P, R, H, W) of concepts (P, D), and its derivatives (P, 2, R, H, W) in their places, carried forward by hand.
+        """`phi` (P, R, H, W) of concepts (P, D), and its derivatives (P, 2, R, H, W) in their places, by hand.
 
         The same as differentiating `phi`, at a tenth of the time of automatic differentiation.
         """

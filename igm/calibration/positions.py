@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from igm.inference.method import encode_images
 from igm.inference.pursuit import infer_pursuit
 from igm.inference.separable import SeparableSearch, infer_known, infer_number
 from igm.inference.settings import PursuitSettings
+from igm.inference.types import Inferred
 from igm.matching import HEADLINE_RADIUS, match_points
 from igm.models.denoiser import Denoiser
 
@@ -30,6 +32,8 @@ def measure_positions(
         search: what a separable network is asked for.
     """
     s = PursuitSettings(seed=settings.seed, max_objects=settings.max_objects)
+    number: Callable[..., Inferred]
+    positions: Callable[..., Inferred]
     if denoiser.is_separable:  # the penalty says near which numbers the search is thorough
         counting = dataclasses.replace(s, count_penalty=FIRST_PENALTY)
         number, positions = (functools.partial(ask, search_class=search) for ask in (infer_number, infer_known))

@@ -114,18 +114,14 @@ class SceneSearch(SeparableSearch):
         """A set with the attributes that are best, at the places that are best for them."""
         values = self.values.to(sets.conds)
         conds = describe(form, self.phi, sets.conds[0, 0, :, :2], values)
-        settled = refine(
-            form, self.phi, conds[None, None], sets.real, min_separation=self.separation, num_steps=SETTLE
-        )
+        settled = refine(form, self.phi, conds[None, None], sets.real, min_separation=self.separation, num_steps=SETTLE)
         return settled
 
     def answer(self, sets: list[list[Sets]], judged: list[Judged]) -> Inferred:
         """Also how likely each value of each object is."""
         found, values, scale = super().answer(sets, judged), self.values.to(self.form.g), self.settings.attribute_scale
         each = [own[verdict.best].conds[0, 0] for own, verdict in zip(sets, judged, strict=True)]  # (K, D)
-        found.marginals = [
-            marginals(self.evidence(i, conds), values, scale).cpu() for i, conds in enumerate(each)
-        ]
+        found.marginals = [marginals(self.evidence(i, conds), values, scale).cpu() for i, conds in enumerate(each)]
         return found
 
     def evidence(self, image: int, conds: torch.Tensor) -> torch.Tensor:

@@ -21,7 +21,13 @@ from igm.settings import (
 )
 
 LOW_HIGH = ("LOW", "HIGH")
-_MEASURED = {"min_separation": 0.05, "count_penalty": 0.0, "confidence_scale": 1.0, "count_scale": 1.0, "attribute_scale": 1.0}
+_MEASURED = {
+    "min_separation": 0.05,
+    "count_penalty": 0.0,
+    "confidence_scale": 1.0,
+    "count_scale": 1.0,
+    "attribute_scale": 1.0,
+}
 
 # Draws of a separable network cost one pass of its trunk, however many candidates they price.
 _SEPARABLE = {"t_range": (0, 400), "num_draws": 64, "num_steps": 8, "count_draws": 80, "count_range": (0, 500)}

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -93,11 +94,11 @@ class Objects(Positions):
     name, former_names = "objects", ()
     refines = "positions"
 
-    def open(self, kind: Callable[..., Any], facts: Facts, fields: str | None, *place: Any, **own: Any) -> Any:
+    def open(self, facts: Facts, fields: str | None, opener: Callable[..., Any], *place: Any) -> Any:
         """Scenes whose attributes are numbered as the checkpoint does; only their places with `fields` "position"."""
         if fields == "position" or facts.vocabulary is None:
-            return kind(*place, **own)
-        dataset = kind(*place, fields=tuple(facts.vocabulary), **own)
+            return opener(*place)
+        dataset = opener(*place, fields=tuple(facts.vocabulary))
         dataset.speak(facts.vocabulary, "the checkpoint")
         return dataset
 
@@ -146,8 +147,8 @@ class Objects(Positions):
 
     def calibration_images(self, kind: Callable[..., Any], images: CalibrationImages, facts: Facts) -> Any:
         """Training scenes with their attributes."""
-        counts, most = images.object_counts, images.num_images
-        return self.open(kind, facts, None, images.dataset_root, "train", counts, max_images=most)
+        opener = partial(kind, max_images=images.num_images)
+        return self.open(facts, None, opener, images.dataset_root, "train", images.object_counts)
 
     def score(self, records: Iterable[Record]) -> Scores:
         """Those of positions, and of objects found within 0.05:

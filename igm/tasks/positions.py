@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -95,9 +95,10 @@ class Scene:
 class Positions(Task):
     """Where the objects of a scene are, and how many."""
 
-    name, former_names = "positions", ("clevr", "clevrtex")
+    name = "positions"
+    former_names: ClassVar[tuple[str, ...]] = ("clevr", "clevrtex")
 
-    def cond_size(self, names: Sequence[str]) -> int:
+    def cond_size(self, names: Sequence[str]) -> int | None:
         """x and y."""
         return 2
 

@@ -47,13 +47,13 @@ class Task(ABC):
         """Names of what a concept can be, in the order of the conditions; empty where concepts have no names."""
         return ()
 
-    def open(self, kind: Callable[..., Any], facts: Facts, fields: str | None, *place: Any, **own: Any) -> Any:
-        """The dataset of a class at a place, as a checkpoint with these facts needs it.
+    def open(self, facts: Facts, fields: str | None, opener: Callable[..., Any], *place: Any) -> Any:
+        """The dataset that `opener` finds at a place, as a checkpoint with these facts needs it.
 
         Args:
             fields: what the data say of a concept, where the task knows several things; None: all.
         """
-        return kind(*place, **own)
+        return opener(*place)
 
     @abstractmethod
     def cond_size(self, names: Sequence[str]) -> int | None:
