@@ -146,8 +146,8 @@ def damage(path, kind):
 @pytest.mark.parametrize(
     "kind",
     [
-        "a bit flipped", "zeros, as after a power cut", "cut", "no checksums", "cut checksums", "no index", "cut index", "deep index",
-        "of another codec", "of another resolution",
+        "a bit flipped", "zeros, as after a power cut", "cut", "no checksums", "cut checksums", "no index", "cut index",
+        "deep index", "of another codec", "of another resolution",
     ],
 )  # fmt: skip
 def test_damaged_cache_is_made_again_and_said_once(pictures, tiny_vae_dir, tmp_path, monkeypatch, capsys, kind):
