@@ -11,7 +11,8 @@ from typing import Any
 from igm.cli.evaluation import DataSettings, Evaluation, Groups, parse_evaluations, run_evaluation
 from igm.cli.launch import run
 from igm.data import DataError, find_dataset
-from igm.data.celeba import DEFAULT_ATTRIBUTES, DOMAINS, PARTITIONS, SPLITS
+from igm.data.attributes import DOMAINS
+from igm.data.celeba import DEFAULT_ATTRIBUTES, PARTITIONS, SPLITS
 from igm.data.samples import sample_faces
 from igm.settings import setting
 

@@ -11,7 +11,8 @@ from igm import say, warn
 from igm.cli.launch import run
 from igm.cli.training import read_training
 from igm.data import DataError, find_dataset
-from igm.data.celeba import DEFAULT_ATTRIBUTES, DOMAINS, PARTITIONS
+from igm.data.attributes import DOMAINS
+from igm.data.celeba import DEFAULT_ATTRIBUTES, PARTITIONS
 from igm.data.dataset import Dataset
 from igm.facts import Facts
 from igm.settings import setting, side

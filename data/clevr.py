@@ -19,23 +19,18 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 
-from igm import warn
 from igm.data import DataError, NothingAsked
-from igm.data.dataset import Concepts, ImageDataset, locate_file, unique_ids
-from igm.data.images import fit_box
+from igm.data.dataset import locate_file, unique_ids
+from igm.data.positions import Index, PositionDataset
 from igm.data.text import parse_json, read_text, shown
 from igm.files import replace_file
 
 INDEX_VERSION = 2  # in the name of every cached index: raised when the same JSON gives another index than before
 INDEX_TYPES = {"files": "U", "counts": "i", "starts": "i", "pixel_coords": "f"}
-MANY_OBJECTS = 100  # of so many, some lie in the lower or the right quarter of their pictures
 GENERATOR_SPLIT, GENERATOR_FILE = "new", "CLEVR_scenes.json"
-Index = dict[str, np.ndarray]
 
 
 def cache_dir() -> Path:
@@ -59,7 +54,7 @@ def passing_folder() -> Path:
     return Path(folder)
 
 
-class Clevr(ImageDataset):
+class Clevr(PositionDataset):
     """CLEVR scenes whose number of objects lies in a range.
 
     An item is a dict: `pixel_values` (3, resolution, resolution) float32 in [-1, 1]; `conds` (K, 2) float32, the
@@ -83,6 +78,7 @@ class Clevr(ImageDataset):
 
     task = "positions"
     is_default = True
+    points_name = "pixel_coords"
 
     def __init__(
         self,
@@ -97,7 +93,7 @@ class Clevr(ImageDataset):
     ):
         super().__init__(resolution, fit, flip)
         self.split, self.max_objects = split, num_objects[1]
-        self.scenes_file = find_scenes(Path(root), split)
+        self.scenes_file = self.listing = find_scenes(Path(root), split)
         self.index = load_index(self.scenes_file)
         names, counts = self.index["files"], self.index["counts"]
         rows = np.flatnonzero((counts >= num_objects[0]) & (counts <= num_objects[1]))[:max_images]
@@ -120,72 +116,9 @@ class Clevr(ImageDataset):
         """Whether a folder holds scenes of any split."""
         return bool(found_splits(root))
 
-    def concepts(self, row: int, mirrored: bool) -> Concepts:
-        """`conds` (K, 2), the centres, and `mask` (K,) of a scene or its mirror image."""
-        positions = self.positions(row)  # (count, 2)
-        if mirrored:
-            positions = np.stack([1 - positions[:, 0], positions[:, 1]], axis=1)
-        conds = torch.zeros(self.max_objects, 2)
-        conds[: len(positions)] = torch.from_numpy(positions)
-        return {"conds": conds, "mask": (torch.arange(self.max_objects) < len(positions)).float()}
-
-    def positions(self, row: int) -> np.ndarray:
-        """Centres (count, 2) of a scene's objects, in [0, 1] of the square."""
-        start, count = (self.index[name][self.rows[row]] for name in ("starts", "counts"))
-        pixels = self.index["pixel_coords"][start : start + count]
-        fit = self.fit_of(self.resolution)
-        if fit == "squeeze":
-            return pixels / self.sizes[row]
-        width, height = self.sizes[row].tolist()
-        box = np.array(fit_box((int(width), int(height)), self.resolution, fit), dtype=np.float32)
-        return (pixels - box[:2]) / box[2:]
-
-    def check_positions(self) -> None:
-        """Raise DataError if an object lies outside its picture, or outside the part of it that is shown."""
-        counts = self.index["counts"][self.rows]  # (N,)
-        scene = np.repeat(np.arange(len(self.rows)), counts)  # (objects,) number of the scene of each object
-        within = np.arange(len(scene)) - np.repeat(np.cumsum(counts) - counts, counts)  # its place in the scene
-        pixels = self.index["pixel_coords"][self.index["starts"][self.rows][scene] + within]  # (objects, 2)
-        outside = np.flatnonzero(((pixels < 0) | (pixels > self.sizes[scene])).any(axis=1))
-        if len(outside):
-            row = scene[outside[0]]
-            x, y = pixels[outside[0]]
-            width, height = self.sizes[row]
-            raise DataError(
-                f"{self.scenes_file}, scene {self.rows[row] + 1}: an object at x = {x:g}, y = {y:g} lies outside its "
-                f"picture {self.path_of(int(row))} of {width:g} x {height:g} pixels; give pixel_coords in pixels of "
-                "this size, or the pictures in their first size"
-            )
-        largest = (pixels / self.sizes[scene]).max(initial=0)
-        if len(pixels) >= MANY_OBJECTS and largest < 0.75:
-            warn(
-                f"{self.scenes_file}: all {len(pixels)} objects lie in the upper left part of their pictures, up to "
-                f"{largest:.2f} of the sides; are pixel_coords those of smaller pictures?"
-            )
-        if self.fit_of(self.resolution) == "crop":
-            for row in range(len(self.rows)):
-                shown_part = self.positions(row)
-                if ((shown_part < 0) | (shown_part > 1)).any():
-                    raise DataError(f"--fit crop cuts an object off {self.path_of(row)}; choose squeeze or pad")
-
-    def facts(self) -> dict[str, Any]:
-        """Facts about the positions that inference uses.
-
-        Returns:
-            num_objects: [fewest, most]; bounds: [left, top, right, bottom] of all centres; min_separation: how near two
-            centres come in 1 % of the scenes; all in [0, 1] coordinates.
-        """
-        scenes = [(labels["conds"], labels["mask"] > 0) for labels in map(self.annotation, range(len(self.rows)))]
-        points = [conds[real] for conds, real in scenes]
-        every = torch.cat(points)
-        nearest = torch.tensor([torch.pdist(p).min() for p in points if len(p) > 1] or [0.0])
-        counts = [len(p) for p in points]
-        bounds = torch.cat([every.amin(0), every.amax(0)]).tolist()
-        return {
-            "num_objects": [min(counts), max(counts)],
-            "bounds": [round(b, 4) for b in bounds],
-            "min_separation": round(nearest.quantile(0.01).item(), 4),
-        }
+    def place_of(self, row: int) -> str:
+        """Where a scene stands, for a message."""
+        return f"{self.scenes_file}, scene {self.rows[row] + 1}"
 
 
 def scenes_places(root: Path, split: str) -> list[Path]:

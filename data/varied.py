@@ -1,4 +1,4 @@
-"""CLEVR scenes kept in memory, some of them varied each time they are read: other colours, other framings.
+"""Scenes kept in memory, some of them varied each time they are read: other colours, other framings.
 
 A network that has seen these finds objects in pictures of other cameras and generators, too; see the card of clevr-mini.
 """
@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from igm.data.clevr import Clevr
 from igm.data.dataset import Item
 from igm.data.framing import Frame, cut
 from igm.data.images import decode_image, squeezed, to_range
+from igm.data.positions import PositionDataset
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class Variation:
 
 
 class VariedScenes(torch.utils.data.Dataset):
-    """A `Clevr` whose pictures were all decoded once, and can be varied: `varied` draws a variation, indexing gives none.
+    """A dataset whose pictures were all decoded once, and can be varied: `varied` draws a variation, indexing gives none.
 
     Memory: 3 bytes per pixel of the files, and of the resized pictures (520 MB for 6,000 of 192x128).
     """
 
-    def __init__(self, dataset: Clevr, variation: Variation):
+    def __init__(self, dataset: PositionDataset, variation: Variation):
         self.dataset, self.variation = dataset, variation
         self.num_skipped, self.resolution = dataset.num_skipped, dataset.resolution
         paths = [dataset.path_of(i) for i in range(len(dataset.files))]
@@ -51,7 +51,7 @@ class VariedScenes(torch.utils.data.Dataset):
         return len(self.dataset)
 
     def annotation(self, i: int) -> Item:
-        """As `Clevr.annotation`."""
+        """That of the dataset."""
         return self.dataset.annotation(i)
 
     def path_of(self, i: int) -> Path:
