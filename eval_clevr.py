@@ -9,8 +9,9 @@ Examples:
 from dataclasses import dataclass
 
 from igm.cli.evaluation import Evaluation, Groups, OwnPictures, open_groups, parse_evaluations, run_evaluation
+from igm.cli.labels import PointLabels
 from igm.cli.launch import run
-from igm.data import DataError, find_dataset
+from igm.data import DataError
 from igm.data.dataset import Dataset
 from igm.data.samples import sample_root
 from igm.settings import int_range, positive, setting
@@ -20,7 +21,7 @@ SAMPLE_IMAGES = 8  # per group, of the embedded default
 
 
 @dataclass(frozen=True, kw_only=True)
-class SceneSettings(OwnPictures):
+class SceneSettings(PointLabels, OwnPictures):
     """Which scenes, or pictures of one's own, are inferred."""
 
     split: str = setting("val", "any with a scenes file: val, valA, new, ...; CLEVR's test split has none")
@@ -43,8 +44,8 @@ def load_groups(evaluation: Evaluation[SceneSettings]) -> Groups:
 
     def scenes(counts: tuple[int, int]) -> Dataset:
         root = data.dataset_root or sample_root(counts, number)
-        own = {"fit": data.fit, "max_images": number, "skip_bad_images": data.skip_bad_images}
-        return find_dataset(root, "positions")(root, data.split, counts, **own)
+        kind, own = data.find(root, "positions")
+        return kind(root, data.split, counts, **own, **data.bounds(number))
 
     return open_groups(data.object_counts, DEFAULT_COUNTS, scenes)
 

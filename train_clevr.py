@@ -2,44 +2,46 @@
 
 Examples:
     python train_clevr.py --config configs/clevr-mini/train.yaml --dataset_root DIR         the small model that ships
+    python train_clevr.py --config configs/clevr-mini/train.yaml --dataset_root FOLDER      own pictures, metadata.jsonl
     python train_clevr.py --config configs/paper/clevr_train.yaml --dataset_root CLEVR_v1.0 --resume_from_checkpoint latest
 """
 
 from dataclasses import dataclass
 from typing import Any
 
+from igm import say
+from igm.cli.labels import PointLabels
 from igm.cli.launch import run
-from igm.cli.training import read_training
-from igm.data import DataError, find_dataset
+from igm.cli.training import or_training, read_training
+from igm.data import DataError
 from igm.data.dataset import Dataset
 from igm.data.varied import Variation, VariedScenes
 from igm.facts import Facts
-from igm.settings import int_range, positive, probability, setting
+from igm.settings import int_range, positive, setting, share
 from igm.training.settings import DataSettings
 from igm.training.start import start_training
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClevrData(DataSettings):
+class ClevrData(PointLabels, DataSettings):
     """Which scenes are trained on."""
 
     object_counts: tuple[int, int] = setting((3, 5), "objects per training scene", kind=int_range)
     max_images: int = setting(50_000, "at most so many scenes, as published", kind=positive)
-    vary: float | None = setting(None, "share of the pictures with other colours and framings", kind=probability)
+    vary: float | None = setting(None, "share of the pictures with other colours and framings", kind=share)
 
 
 def load_data(data: ClevrData) -> tuple[Dataset, Dataset]:
     """Training scenes, and the scenes of the validation pictures (training ones where there is no val split)."""
-    common = {"resolution": data.resolution, "skip_bad_images": data.skip_bad_images}
     root, counts = data.dataset_root, data.object_counts
-    kind = find_dataset(root, "positions")
+    kind, own = data.find(root, "positions")
+    common = {"resolution": data.resolution, "skip_bad_images": data.skip_bad_images, **own}
     dataset: Any = kind(root, "train", counts, max_images=data.max_images, flip=data.flip, **common)
+    for note in dataset.notes():
+        say(note)
     if data.vary:
         dataset = VariedScenes(dataset, Variation(share=data.vary))
-    try:
-        return dataset, kind(root, "val", counts, max_images=100, **common)
-    except DataError:
-        return dataset, dataset
+    return dataset, or_training(dataset, lambda: kind(root, "val", counts, max_images=100, **common))
 
 
 def main() -> None:

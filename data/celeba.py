@@ -18,11 +18,10 @@ from igm.data import DataError
 from igm.data.attributes import DOMAINS, AttributeDataset, choose_columns
 from igm.data.dataset import locate_file, unique_ids
 from igm.data.images import SUFFIXES
+from igm.data.metadata import SPLIT_WORDS, SPLITS
 from igm.data.tables import Table, read_table
 
 DEFAULT_ATTRIBUTES = ("Black_Hair", "Eyeglasses", "Smiling")
-SPLITS = ("train", "val", "test")  # their numbers in the partition file
-SPLIT_WORDS = {"train": 0, "training": 0, "val": 1, "valid": 1, "validation": 1, "dev": 1, "test": 2, "testing": 2}
 TRAIN_ROWS, TEST_ROWS = 70_000, 90_000  # the published split: training rows below the one, test rows from the other
 PARTITIONS = ("auto", "official", "rows")
 LABEL_FILE, PARTITION_FILE = "list_attr_celeba", "list_eval_partition"

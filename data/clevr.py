@@ -13,7 +13,6 @@ import contextlib
 import functools
 import hashlib
 import itertools
-import math
 import os
 import shutil
 import tempfile
@@ -24,6 +23,7 @@ import numpy as np
 
 from igm.data import DataError, NothingAsked
 from igm.data.dataset import locate_file, unique_ids
+from igm.data.metadata import is_finite
 from igm.data.positions import Index, PositionDataset
 from igm.data.text import parse_json, read_text, shown
 from igm.files import replace_file
@@ -250,11 +250,6 @@ def fault_of_scene(scene: object) -> str:
                 "(x, y, depth); write them, or take the scene out"
             )
     return ""
-
-
-def is_finite(value: object) -> bool:
-    """Whether a value of the JSON is a finite number; true, false and texts are none."""
-    return type(value) in (int, float) and -1e15 < value < 1e15 and not math.isnan(value)  # type: ignore[operator,arg-type]
 
 
 def check_names(scenes_file: Path, names: Sequence[str]) -> None:

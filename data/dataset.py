@@ -73,6 +73,7 @@ class ImageDataset(torch.utils.data.Dataset[Item]):
     is_default: ClassVar[bool] = False  # takes the folders of its task that no class recognises
     shrink_jpegs: ClassVar[bool] = False  # decode JPEGs at a fraction of their size where that is large enough
     decode_all: ClassVar[bool] = False  # decode every image when the dataset is opened, for small ones
+    options: ClassVar[tuple[str, ...]] = ()  # what its constructor takes besides what all of its task take
 
     def __init__(self, resolution: int, fit: str | None = None, flip: bool = False):
         if fit is not None and fit not in FITS:
@@ -168,6 +169,11 @@ class ImageDataset(torch.utils.data.Dataset[Item]):
     def path_of(self, i: int) -> Path:
         """File of item i; IndexError beyond the end."""
         return self.folder / str(self.files[self.row_of(i)])
+
+    def size_of(self, i: int) -> tuple[int, int]:
+        """Width and height in pixels of item i's upright picture."""
+        width, height = self.sizes[self.row_of(i)].tolist()
+        return int(width), int(height)
 
     def fingerprint(self) -> str:
         """A short name for exactly these images in this order, read in this way; keys caches of what they yield."""

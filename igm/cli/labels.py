@@ -1,0 +1,44 @@
+"""Options for folders with labels of one's own; any other dataset refuses them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from igm.data import DataError, find_dataset
+from igm.settings import Settings, setting, share
+
+OWN = ("val_share", "coordinates")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderLabels(Settings):
+    """What a folder with labels of one's own can be told."""
+
+    val_share: float | None = setting(
+        None, "own labels without a split: share of the pictures for validation (default 0.1)", kind=share
+    )
+
+    def find(self, root: str | Path, task: str) -> tuple[Any, dict[str, Any]]:
+        """The class that reads a folder, and those of these options that were given, for its constructor.
+
+        Raises:
+            DataError: the folder's dataset does not take one of them.
+        """
+        kind: Any = find_dataset(root, task)
+        given = {name: value for name in OWN if (value := getattr(self, name, None)) is not None}
+        for name, value in given.items():
+            if name not in kind.options:
+                raise DataError(
+                    f"--{name} {value} is for labels of one's own (metadata.jsonl, metadata.csv, COCO); --dataset_root "
+                    f"{root} is read as {kind.__name__}: leave it out"
+                )
+        return kind, given
+
+
+@dataclass(frozen=True, kw_only=True)
+class PointLabels(FolderLabels):
+    """What a folder with points of one's own can be told."""
+
+    coordinates: str | None = setting(
+        None, "of own labels' points (default: pixels)", choices=("pixels", "normalised"), metavar="pixels|normalised"
+    )
