@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from igm.data import DataError, printable
-from igm.data.images import FITS, Header, check_images, decode_image, image_to_tensor
+from igm.data.images import FITS, Header, check_images, decode_image, fit_box, image_to_tensor
 from igm.data.text import shown
 
 READING_VERSION = 2  # in every fingerprint: raised when the same file gives other pixels than before
@@ -49,6 +49,12 @@ class Dataset(Protocol):
 
     def path_of(self, i: int) -> Path:
         """File of item i."""
+
+    def size_of(self, i: int) -> tuple[int, int]:
+        """Width and height in pixels of item i's upright picture."""
+
+    def box_of(self, i: int) -> tuple[float, float, float, float]:
+        """Left, top, width and height, in pixels of item i's picture, of what the square shows."""
 
     def fingerprint(self) -> str:
         """A short name for exactly these images, read in this way; keys caches of what they yield."""
@@ -174,6 +180,10 @@ class ImageDataset(torch.utils.data.Dataset[Item]):
         """Width and height in pixels of item i's upright picture."""
         width, height = self.sizes[self.row_of(i)].tolist()
         return int(width), int(height)
+
+    def box_of(self, i: int) -> tuple[float, float, float, float]:
+        """Left, top, width and height, in pixels of item i's picture, of what the square shows."""
+        return fit_box(self.size_of(i), self.resolution, self.fit_of(self.resolution))
 
     def fingerprint(self) -> str:
         """A short name for exactly these images in this order, read in this way; keys caches of what they yield."""

@@ -172,7 +172,7 @@ def find_listings(root: Path) -> dict[str | None, Path]:
     found: dict[str | None, Path] = {}
     if not root.is_dir():
         return found
-    folders = [(root, None), (root / "annotations", None)]
+    folders: list[tuple[Path, str | None]] = [(root, None), (root / "annotations", None)]
     folders += [(path, SPLITS[SPLIT_WORDS[path.name.lower()]]) for path in sorted(root.iterdir()) if is_split(path)]
     for folder, split in folders:
         for file in listings_in(folder):

@@ -8,7 +8,6 @@ import torch
 from igm import warn
 from igm.data import DataError
 from igm.data.dataset import Concepts, ImageDataset
-from igm.data.images import fit_box
 
 MANY_OBJECTS = 100  # of so many, some lie in the lower or the right quarter of their pictures
 Index = dict[str, np.ndarray]
@@ -45,11 +44,7 @@ class PositionDataset(ImageDataset):
         """Centres (count, 2) of a picture's objects, in [0, 1] of the square."""
         start, count = (self.index[name][self.rows[row]] for name in ("starts", "counts"))
         pixels = self.index["pixel_coords"][start : start + count]
-        fit = self.fit_of(self.resolution)
-        if fit == "squeeze":
-            return pixels / self.sizes[row]
-        width, height = self.sizes[row].tolist()
-        box = np.array(fit_box((int(width), int(height)), self.resolution, fit), dtype=np.float32)
+        box = np.array(self.box_of(row), dtype=np.float32)
         return (pixels - box[:2]) / box[2:]
 
     def check_positions(self) -> None:

@@ -58,6 +58,14 @@ class VariedScenes(torch.utils.data.Dataset):
         """File of item i."""
         return self.dataset.path_of(i)
 
+    def size_of(self, i: int) -> tuple[int, int]:
+        """Of the picture as it is."""
+        return self.dataset.size_of(i)
+
+    def box_of(self, i: int) -> tuple[float, float, float, float]:
+        """Of the picture as it is."""
+        return self.dataset.box_of(i)
+
     def fingerprint(self) -> str:
         """That of the scenes: what indexing gives."""
         return self.dataset.fingerprint()

@@ -27,7 +27,7 @@ from igm.matching import (
 from igm.statistics import bootstrap_interval, ratio, with_truth
 from igm.tasks import register
 from igm.tasks.columns import count_was_inferred, keys_of, share_cell, share_columns
-from igm.tasks.task import Column, Groups, Record, Scores, Sheet, Task, padded
+from igm.tasks.task import Column, Finding, Groups, Record, Scores, Sheet, Task, padded
 
 
 def position_metrics(
@@ -123,6 +123,11 @@ class Positions(Task):
             object_confidence=None if each is None else each[row].cpu().numpy(),
             error=float(found.error[row]),
         )
+
+    def findings(self, record: Record, options: Mapping[str, Any]) -> list[Finding]:
+        """The objects."""
+        sure = record.get("object_confidence") or [None] * len(record["conds_pred"])
+        return [Finding((x, y), ("object",), own) for (x, y), own in zip(record["conds_pred"], sure, strict=True)]
 
     def score(self, records: Iterable[Record]) -> Scores:
         """See `position_metrics`."""

@@ -5,13 +5,14 @@ Whatever has to know what a concept IS asks the task, which is looked up by its 
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
+from igm import UserError
 from igm.calibration.settings import CalibrationImages, CalibrationSettings
 from igm.facts import Facts
 from igm.inference.types import Inferred
@@ -29,6 +30,19 @@ class Sheet:
 
     records: Sequence[Record]
     images: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something found in an image, as other programs are told of it.
+
+    position: (x, y) in [0, 1] of the square, where it has one. names: what it is called. values: further columns by name.
+    """
+
+    position: tuple[float, float] | None
+    names: tuple[str, ...]
+    confidence: float | None
+    values: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Task(ABC):
@@ -59,6 +73,14 @@ class Task(ABC):
     @abstractmethod
     def answer(self, found: Inferred, row: int, names: Sequence[str]) -> Any:
         """What a person is told of an image."""
+
+    def findings(self, record: Record, options: Mapping[str, Any]) -> list[Finding]:
+        """What a record says was found, for other programs; one for each object, or one for the whole image.
+
+        Raises:
+            UserError: it cannot be said, for want of names or in general.
+        """
+        raise UserError(f"results of {self.name} have no form for other programs; read results.jsonl")
 
     @abstractmethod
     def score(self, records: Iterable[Record]) -> Scores:
@@ -105,3 +127,16 @@ class Task(ABC):
 def padded(conds: torch.Tensor, num_concepts: torch.Tensor, row: int) -> np.ndarray:
     """An image's own conditions (K, D) out of (B, K_max, D)."""
     return conds[row, : int(num_concepts[row])].cpu().numpy()
+
+
+def names_of(record: Record, options: Sequence[str] | None) -> list[str]:
+    """Names of what a record's concepts can be: its own, or those of the run's options (records of earlier versions).
+
+    Raises:
+        UserError: nobody has kept them.
+    """
+    names = record.get("concept_names") or options
+    size = len(record["conds_pred"][0]) if record["conds_pred"] else 0
+    if not names or size not in (len(names), 2 * len(names)):
+        raise UserError(f"image {record['image_id']}: the names of its concepts were not kept; infer again")
+    return list(names)
