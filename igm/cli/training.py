@@ -10,6 +10,7 @@ from igm.cli.options import Parser, take
 from igm.data import DataError
 from igm.resources import CONFIGS
 from igm.training.learner import find_learner
+from igm.training.publish import check_token
 from igm.training.settings import DataSettings, ModelSettings, ReportSettings, RunSettings, TrainSettings
 from igm.training.start import Job
 
@@ -48,7 +49,8 @@ def read_training(doc: str, data: type[Data], config: str, **defaults: Any) -> t
         options = parser.read()
     note_idle(options, learner.idle_options, defaults, learner.name)
     parts = {group: take(options, group) for group in (data, *GROUPS.values())}
-    resolved = {name: value for part in parts.values() for name, value in vars(part).items()}
+    check_token(parts[RunSettings], parts[ReportSettings])
+    resolved = {name: value for part in parts.values() for name, value in part.public().items()}
     job = Job(learner, parts[ModelSettings], parts[TrainSettings], parts[ReportSettings], parts[RunSettings], resolved)
     return parts[data], job
 

@@ -80,6 +80,7 @@ class Attributes(Task):
     """Which of some attributes an image has, one value of each."""
 
     name, former_names = "attributes", ("celeba", "celeba-gc", "celeba-resnet")
+    pipeline_tag, hub_metrics = "image-classification", ("accuracy", "balanced_accuracy")
 
     def names(self, dataset: Any) -> tuple[str, ...]:
         """The attributes."""

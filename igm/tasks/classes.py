@@ -55,6 +55,7 @@ class Classes(Task):
     """Which of some classes a picture shows, several together."""
 
     name, former_names = "classes", ("animals",)
+    pipeline_tag, hub_metrics = "zero-shot-image-classification", ("accuracy",)
 
     def cond_size(self, names: Sequence[str]) -> None:
         """Prompts have any size."""

@@ -96,6 +96,7 @@ class Positions(Task):
     """Where the objects of a scene are, and how many."""
 
     name, former_names = "positions", ("clevr", "clevrtex")
+    pipeline_tag, hub_metrics = "keypoint-detection", ("perception_rate", "estimation_error")
 
     def cond_size(self, names: Sequence[str]) -> int:
         """x and y."""

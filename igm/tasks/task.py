@@ -50,10 +50,13 @@ class Task(ABC):
 
     Attributes:
         name: as checkpoints and results spell it. former_names: as earlier versions did.
+        pipeline_tag, hub_metrics: what the hub calls it, and its scores.
     """
 
     name: ClassVar[str]
     former_names: ClassVar[tuple[str, ...]] = ()
+    pipeline_tag: ClassVar[str | None] = None
+    hub_metrics: ClassVar[tuple[str, ...]] = ()
 
     def names(self, dataset: Any) -> tuple[str, ...]:
         """Names of what a concept can be, in the order of the conditions; empty where concepts have no names."""
