@@ -63,6 +63,8 @@ class PictureModel:
         if not len(batch.pixels):
             return []
         found = self.infer(batch.pixels, *concepts, **settings)
+        for own, image in zip(found, batch.images, strict=True):
+            own.image = image
         return found[0] if batch.single else found
 
     def infer(self, pixels: torch.Tensor, *concepts: Any, **settings: Any) -> list[Any]:

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 import torch
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from igm.calibration.settings import CalibrationSettings
 from igm.facts import Facts

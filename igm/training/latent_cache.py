@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from igm import warn
 from igm.files import replace_json
