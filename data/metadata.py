@@ -110,8 +110,10 @@ def coco_rows(file: Path) -> list[Row]:
     contents = parse_json(read_text(file), file)
     if not isinstance(contents, dict) or not all(isinstance(contents.get(k), list) for k in ("images", "annotations")):
         raise DataError(f"{file} has no lists 'images' and 'annotations'; it is not a COCO file")
-    categories = {}
-    for number, own in enumerate(contents.get("categories") or [], 1):
+    listed, categories = contents.get("categories") or [], {}
+    if not isinstance(listed, list):
+        raise DataError(f"{file}: categories is {shown(listed)}, expected a list; mend it")
+    for number, own in enumerate(listed, 1):
         if not isinstance(own, dict) or not isinstance(own.get("name"), str) or not is_id(own.get("id")):
             raise DataError(f"{file}, category {number}: it is {shown(own)}, expected id and name; mend it")
         categories[own["id"]] = own["name"]
