@@ -7,11 +7,11 @@ python eval_clevr.py --images my_pictures --count infer         one's own pictur
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from igm.cli.evaluation import Evaluation, Groups, OwnPictures, open_groups, parse_evaluations, run_evaluation
+from igm.cli.labels import PointLabels
 from igm.cli.launch import run
-from igm.data import DataError, find_dataset
+from igm.data import DataError
 from igm.data.samples import sample_root
 from igm.settings import int_range, positive, setting
 
@@ -20,12 +20,12 @@ SAMPLE_IMAGES = 8  # per group, of the embedded default
 
 
 @dataclass(frozen=True, kw_only=True)
-class SceneSettings(OwnPictures):
+class SceneSettings(PointLabels, OwnPictures):
     """Which scenes, or pictures of one's own, are inferred."""
 
     split: str = setting("val", "any with a scenes file: val, valA, new, ...; CLEVR's test split has none")
     object_counts: tuple | None = setting(None, "a group each (default: 3-5 6-8)", kind=int_range, nargs="+")
-    fields: str | None = setting(None, "what the data say of objects (default: all)", choices=("all", "position"))
+    places_only: bool = setting(False, "the data say no attributes, though the checkpoint knows them")
     num_objects: int | None = setting(None, "known number of objects in each of --images", kind=positive)
 
     @property
@@ -42,12 +42,12 @@ def load_groups(e: Evaluation[SceneSettings]) -> Groups:
         print("No --dataset_root: the shipped model infers generated scenes")
     number = data.num_images or (100 if data.dataset_root else SAMPLE_IMAGES)
 
-    def scenes(counts: tuple[int, int], **own: Any) -> Any:
+    def scenes(counts: tuple[int, int], **own: object) -> object:
         root = data.dataset_root or sample_root(counts, number)
-        own |= {"fit": data.fit, "max_images": number, "skip_bad_images": data.skip_bad_images}
-        return find_dataset(root, "positions")(root, data.split, counts, **own)
+        kind, labels = data.find(root, "positions")
+        return kind(root, data.split, counts, **own, **labels, **data.bounds(number))
 
-    return open_groups(data.object_counts, DEFAULT_COUNTS, partial(e.task.open, e.facts, data.fields, scenes))
+    return open_groups(data.object_counts, DEFAULT_COUNTS, partial(e.task.open, e.facts, data.places_only, scenes))
 
 
 def main() -> None:

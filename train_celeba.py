@@ -8,10 +8,12 @@ Examples:
 from dataclasses import dataclass
 
 from igm import say, warn
+from igm.cli.labels import FolderLabels
 from igm.cli.launch import run
-from igm.cli.training import read_training
-from igm.data import DataError, find_dataset
-from igm.data.celeba import DEFAULT_ATTRIBUTES, DOMAINS, PARTITIONS
+from igm.cli.training import or_training, read_training
+from igm.data import DataError
+from igm.data.attributes import DOMAINS
+from igm.data.celeba import DEFAULT_ATTRIBUTES, PARTITIONS
 from igm.data.dataset import Dataset
 from igm.facts import Facts
 from igm.settings import setting, side
@@ -20,7 +22,7 @@ from igm.training.start import start_training
 
 
 @dataclass(frozen=True, kw_only=True)
-class CelebaData(DataSettings):
+class CelebaData(FolderLabels, DataSettings):
     """Which faces are trained on, and which of their attributes."""
 
     attributes: tuple[str, ...] = setting(DEFAULT_ATTRIBUTES, "names of the header, or all", nargs="+")
@@ -34,16 +36,14 @@ def load_data(data: CelebaData) -> tuple[Dataset, Dataset]:
     root = data.dataset_root
     common = {"domain": data.domain, "attributes": data.attributes, "resolution": data.resolution}
     common |= {"partition": data.partition, "skip_bad_images": data.skip_bad_images}
-    kind = find_dataset(root, "attributes")
+    kind, own = data.find(root, "attributes")
+    common |= own
     dataset = kind(root, "train", max_images=data.max_images, flip=data.flip, **common)
     for note in dataset.notes():
         say(note)
     for doubt in dataset.doubts():
         warn(doubt)
-    try:
-        return dataset, kind(root, "val", max_images=100, **common)
-    except DataError:
-        return dataset, dataset
+    return dataset, or_training(dataset, lambda: kind(root, "val", max_images=100, **common))
 
 
 def main() -> None:

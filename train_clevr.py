@@ -2,58 +2,58 @@
 
 Examples:
     python train_clevr.py --config configs/clevr-mini/train.yaml --dataset_root DIR         the small model that ships
+    python train_clevr.py --config configs/clevr-mini/train.yaml --dataset_root FOLDER      own pictures, metadata.jsonl
     python train_clevr.py --config configs/paper/clevr_train.yaml --dataset_root CLEVR_v1.0 --resume_from_checkpoint latest
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+from igm import say
+from igm.cli.labels import ObjectLabels
 from igm.cli.launch import run
-from igm.cli.training import read_training
-from igm.data import DataError, find_dataset
-from igm.data.dataset import Dataset
+from igm.cli.training import or_training, read_training
+from igm.data import DataError
 from igm.data.varied import Variation, VariedScenes
-from igm.data.vocabulary import FIELDS
 from igm.facts import Facts
-from igm.settings import int_range, positive, probability, setting
+from igm.settings import int_range, positive, setting, share
+from igm.tasks import find_task
 from igm.training.settings import DataSettings
 from igm.training.start import start_training
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClevrData(DataSettings):
+class ClevrData(ObjectLabels, DataSettings):
     """Which scenes are trained on."""
 
     object_counts: tuple[int, int] = setting((3, 5), "objects per training scene", kind=int_range)
     max_images: int = setting(50_000, "at most so many scenes, as published", kind=positive)
-    vary: float | None = setting(None, "share of the pictures with other colours and framings", kind=probability)
-    fields: tuple[str, ...] = setting((), "beside the position", choices=("all", *FIELDS), nargs="+")
+    vary: float | None = setting(None, "share of the pictures with other colours and framings", kind=share)
 
 
-def load_data(data: ClevrData) -> tuple[Dataset, Dataset]:
-    """Training scenes, and the scenes of the validation pictures (training ones where there is no val split)."""
-    common: dict[str, Any] = {"resolution": data.resolution, "skip_bad_images": data.skip_bad_images}
-    common |= {"fields": data.fields} if data.fields else {}
+def load_data(data: ClevrData) -> tuple[Any, Any, Facts]:
+    """Training scenes, those of the validation pictures (training ones where there is no val split), and facts."""
     root, counts = data.dataset_root, data.object_counts
-    kind: Any = find_dataset(root, "positions")
-    dataset: Any = kind(root, "train", counts, max_images=data.max_images, flip=data.flip, **common)
-    if data.vary or data.fields:  # attributes are made unknown at random, as pictures are varied
+    kind, own = data.find(root, "positions")
+    own |= {"resolution": data.resolution, "skip_bad_images": data.skip_bad_images}
+    dataset: Any = kind(root, "train", counts, max_images=data.max_images, flip=data.flip, **own)
+    for note in dataset.notes():
+        say(note)
+    objects = bool(own.pop("fields", None))  # the checkpoint's vocabulary says which, below
+    facts = Facts(task="objects" if objects else "positions", **dataset.facts())
+    held_out = partial(
+        find_task(facts.task).open, facts, False, partial(kind, max_images=100, **own), root, "val", counts
+    )
+    if data.vary or objects:  # what is known of an object varies, too
         dataset = VariedScenes(dataset, Variation(share=data.vary or 0.0))
-    try:
-        validation = kind(root, "val", counts, max_images=100, **common)
-    except DataError:
-        return dataset, dataset
-    if data.fields:
-        validation.speak(dataset.facts()["vocabulary"], "the training split")
-    return dataset, validation
+    return dataset, or_training(dataset, held_out), facts
 
 
 def main() -> None:
     """Train what the command line asks for."""
     data, job = read_training(__doc__, ClevrData, "clevr-2D-pos", tracker_project_name="clevr")
-    dataset, validation = load_data(data)
-    facts = Facts(task="objects" if data.fields else "positions", **dataset.facts())
-    start_training(job, dataset, validation, facts)
+    start_training(job, *load_data(data))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ Labels come from `metadata.csv` or `metadata.jsonl` in the folder (Hugging Face 
 `cat_dog_003.jpg` ("polar-bear" is the class "polar bear").
 """
 
-import contextlib
 import os
 import re
 from collections.abc import Container, Sequence
@@ -18,8 +17,9 @@ import torch
 from igm.data import DataError, printable
 from igm.data.dataset import Concepts, ImageDataset, locate_file
 from igm.data.images import SUFFIXES, list_pictures
+from igm.data.metadata import json_rows
 from igm.data.tables import IMAGE_COLUMNS, read_rows
-from igm.data.text import parse_json, read_text, shown
+from igm.data.text import shown
 
 LABEL_COLUMNS = ("labels", "label", "classes", "class", "animals", "objects")
 ROW_NUMBERS = ("", "index", "id", "unnamed: 0")  # columns that other programs add
@@ -190,15 +190,7 @@ def read_jsonl(file: Path, classes: Sequence[str]) -> list[Labelled]:
         DataError: a line is something else.
     """
     pictures = []
-    for number, line in enumerate(read_text(file).split("\n"), 1):
-        if not line.strip():
-            continue
-        place = f"{file} line {number}"
-        row = None
-        with contextlib.suppress(DataError):
-            row = parse_json(line, place)
-        if not isinstance(row, dict):
-            raise DataError(f'{place} is not a JSON object such as {{"file_name": ..., "labels": ...}}')
+    for place, row in json_rows(file, '{"file_name": ..., "labels": ...}'):
         name = next((row[key] for key in IMAGE_COLUMNS if key in row), None)
         labels = next((row[key] for key in LABEL_COLUMNS if key in row), None)
         if not isinstance(name, str):

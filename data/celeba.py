@@ -6,34 +6,29 @@ Layouts, told apart by what is found:
 and list_eval_partition.csv or .txt, where there is one.
 """
 
-import difflib
 import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 
 from igm import warn
 from igm.data import DataError
-from igm.data.dataset import Concepts, ImageDataset, locate_file, unique_ids
+from igm.data.attributes import DOMAINS, AttributeDataset, choose_columns
+from igm.data.dataset import locate_file, unique_ids
 from igm.data.images import SUFFIXES
+from igm.data.metadata import SPLIT_WORDS, SPLITS
 from igm.data.tables import Table, read_table
-from igm.encoding import one_hot
 
 DEFAULT_ATTRIBUTES = ("Black_Hair", "Eyeglasses", "Smiling")
-DOMAINS = {"female": -1, "male": 1}  # the value of Male
-SPLITS = ("train", "val", "test")  # their numbers in the partition file
-SPLIT_WORDS = {"train": 0, "training": 0, "val": 1, "valid": 1, "validation": 1, "dev": 1, "test": 2, "testing": 2}
 TRAIN_ROWS, TEST_ROWS = 70_000, 90_000  # the published split: training rows below the one, test rows from the other
 PARTITIONS = ("auto", "official", "rows")
 LABEL_FILE, PARTITION_FILE = "list_attr_celeba", "list_eval_partition"
 warn_once = functools.cache(warn)
 
 
-class CelebA(ImageDataset):
+class CelebA(AttributeDataset):
     """Faces of one domain with the values of chosen attributes as concepts.
 
     An item is a dict: `pixel_values` (3, resolution, resolution) float32 in [-1, 1]; `conds` (K, 2 K) float32, for
@@ -130,31 +125,9 @@ class CelebA(ImageDataset):
                 "restore the file, or pass --skip_bad_images"
             )
 
-    def concepts(self, row: int, mirrored: bool) -> Concepts:
-        """`conds` (K, 2 K), or (1, 2 K) where they are joint, and `mask` of a face or its mirror image."""
-        conds = one_hot(torch.from_numpy(self.values[row]))  # (K, 2 K)
-        if self.joint:
-            conds = conds.sum(0, keepdim=True)  # (1, 2 K)
-        return {"conds": conds, "mask": torch.ones(len(conds))}
-
-    def facts(self) -> dict[str, Any]:
-        """Facts about the training data that inference uses: names of the attributes and how often each is 1."""
-        shares = [round(float(share), 4) for share in self.values.mean(0)]
-        return {"attributes": list(self.attributes), "frequencies": shares}
-
-    def constant_attributes(self) -> list[str]:
-        """Attributes that have one value only in these rows: nothing can be learnt about the other."""
-        varies = self.values.min(0) != self.values.max(0)
-        return [name for name, v in zip(self.attributes, varies, strict=True) if not v]
-
     def notes(self) -> list[str]:
         """Which rows are in which split."""
         return [self.partition_note]
-
-    def doubts(self) -> list[str]:
-        """Attributes about which nothing can be learnt here."""
-        where = f"one value only in the {len(self):,} training rows; nothing can be learnt about it"
-        return [f"attribute {name} has {where}" for name in self.constant_attributes()]
 
 
 def find_table(root: Path, stem: str) -> Path | None:
@@ -229,24 +202,6 @@ def read_values(table: Table) -> np.ndarray:
             f"{table.place(row)}: {table.names[column]} is {values[row, column]}, expected 1 or -1; mend it"
         )
     return values
-
-
-def choose_columns(attributes: Sequence[str] | str, names: list[str], path: Path) -> list[int]:
-    """Columns of the attributes asked for.
-
-    Raises:
-        DataError: one is unknown or named twice; the nearest name is suggested.
-    """
-    if attributes == "all" or list(attributes) == ["all"]:
-        return list(range(len(names)))
-    for name in attributes:
-        if name not in names:
-            near = difflib.get_close_matches(name.lower(), [n.lower() for n in names], 1, cutoff=0.0)
-            suggestion = next(n for n in names if n.lower() == near[0])
-            raise DataError(f"--attributes {name} is not in {path}; did you mean {suggestion}?")
-    if len(set(attributes)) != len(attributes):
-        raise DataError(f"--attributes {' '.join(attributes)} names one twice; name each once")
-    return [names.index(name) for name in attributes]
 
 
 def choose_splits(root: Path, table: Table, partition: str) -> tuple[np.ndarray, str]:

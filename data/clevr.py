@@ -13,23 +13,21 @@ import contextlib
 import functools
 import hashlib
 import itertools
-import math
 import os
 import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 
-from igm import warn
 from igm.data import DataError, NothingAsked
-from igm.data.dataset import Concepts, ImageDataset, locate_file, unique_ids
-from igm.data.images import fit_box
+from igm.data.dataset import locate_file, unique_ids
+from igm.data.metadata import is_finite
+from igm.data.objects import ObjectDataset, attributes_of
+from igm.data.positions import Index
 from igm.data.text import parse_json, read_text, shown
-from igm.data.vocabulary import FIELDS, Vocabulary, cond_size, encode_object
+from igm.data.vocabulary import FIELDS
 from igm.files import replace_file
 
 INDEX_VERSION = 3  # in the name of every cached index: raised when the same JSON gives another index than before
@@ -38,9 +36,7 @@ INDEX_TYPES = {
     **{f"{name}_codes": "i" for name in FIELDS},  # of each object, -1 where its scene does not say
     **{f"{name}_values": "U" for name in FIELDS},  # what the codes mean
 }
-MANY_OBJECTS = 100  # of so many, some lie in the lower or the right quarter of their pictures
 GENERATOR_SPLIT, GENERATOR_FILE = "new", "CLEVR_scenes.json"
-Index = dict[str, np.ndarray]
 
 
 def cache_dir() -> Path:
@@ -64,7 +60,7 @@ def passing_folder() -> Path:
     return Path(folder)
 
 
-class Clevr(ImageDataset):
+class Clevr(ObjectDataset):
     """CLEVR scenes whose number of objects lies in a range.
 
     An item is a dict: `pixel_values` (3, resolution, resolution) float32 in [-1, 1]; `conds` (K, D) float32, the
@@ -84,16 +80,14 @@ class Clevr(ImageDataset):
         fit: how the image gets into the square, as in `image_to_tensor`; by default it is squeezed, as published.
         fields: attributes that conditions hold besides the position, of `igm.data.vocabulary.FIELDS`, or "all".
 
-    Attributes:
-        vocabulary: the values of each asked field, sorted: of this split's scenes, or of a checkpoint (`speak`).
-
     Raises:
-        DataError: files missing or not CLEVR's, an image absent, a position outside its image, an asked field that an
-            object lacks, or no scene in the range.
+        DataError: files missing or not CLEVR's, an image absent, a position outside its image, an asked field
+            that an object lacks, or no scene in the range.
     """
 
     task = "positions"
     is_default = True
+    points_name = "pixel_coords"
 
     def __init__(
         self,
@@ -109,7 +103,7 @@ class Clevr(ImageDataset):
     ):
         super().__init__(resolution, fit, flip)
         self.split, self.max_objects = split, num_objects[1]
-        self.scenes_file = find_scenes(Path(root), split)
+        self.scenes_file = self.listing = find_scenes(Path(root), split)
         self.index = load_index(self.scenes_file)
         names, counts = self.index["files"], self.index["counts"]
         rows = np.flatnonzero((counts >= num_objects[0]) & (counts <= num_objects[1]))[:max_images]
@@ -126,126 +120,16 @@ class Clevr(ImageDataset):
         kept = self.admit(folder, files, ids, skip_bad_images, places)
         self.rows = rows[kept]
         self.check_positions()
-        self.vocabulary: Vocabulary = {
-            name: tuple(self.index[f"{name}_values"].tolist()) for name in FIELDS if name in fields or "all" in fields
-        }
-        self.check_fields()
+        self.choose_fields(fields)
 
     @classmethod
     def recognises(cls, root: Path) -> bool:
         """Whether a folder holds scenes of any split."""
         return bool(found_splits(root))
 
-    def concepts(self, row: int, mirrored: bool) -> Concepts:
-        """`conds` (K, D), of centres and attributes, and `mask` (K,) of a scene or its mirror image."""
-        positions = self.positions(row)  # (count, 2)
-        if mirrored:
-            positions = np.stack([1 - positions[:, 0], positions[:, 1]], axis=1)
-        conds = torch.zeros(self.max_objects, cond_size(self.vocabulary))
-        conds[: len(positions), :2] = torch.from_numpy(positions)
-        if self.vocabulary:
-            codes = np.stack([self.codes(name)[self.objects_of(row)] for name in self.vocabulary], axis=1)
-            conds[: len(positions), 2:] = torch.from_numpy(encode_object(codes, self.vocabulary))
-        return {"conds": conds, "mask": (torch.arange(self.max_objects) < len(positions)).float()}
-
-    def positions(self, row: int) -> np.ndarray:
-        """Centres (count, 2) of a scene's objects, in [0, 1] of the square."""
-        pixels = self.index["pixel_coords"][self.objects_of(row)]
-        fit = self.fit_of(self.resolution)
-        if fit == "squeeze":
-            return pixels / self.sizes[row]
-        width, height = self.sizes[row].tolist()
-        box = np.array(fit_box((int(width), int(height)), self.resolution, fit), dtype=np.float32)
-        return (pixels - box[:2]) / box[2:]
-
-    def objects_of(self, row: int) -> slice:
-        """The rows of the index that are a scene's objects."""
-        start, count = (self.index[name][self.rows[row]] for name in ("starts", "counts"))
-        return slice(start, start + count)
-
-    def codes(self, name: str) -> np.ndarray:
-        """The number in the vocabulary of every object's value of a field."""
-        own = self.index[f"{name}_values"].tolist()
-        if tuple(own) == self.vocabulary[name]:
-            return self.index[f"{name}_codes"]
-        known = {value: number for number, value in enumerate(self.vocabulary[name])}
-        return np.array([known.get(value, -1) for value in own] + [-1])[self.index[f"{name}_codes"]]
-
-    def speak(self, vocabulary: Vocabulary, source: str) -> None:
-        """Number the attributes as a checkpoint does; fields that it does not know are left out.
-
-        Raises:
-            DataError: an object has a value that the vocabulary lacks, or none of a field.
-        """
-        self.vocabulary = dict(vocabulary)
-        self.check_fields(source)
-
-    def check_fields(self, source: str = "") -> None:
-        """Raise DataError if an object of these scenes lacks an asked field, or a value is not in the vocabulary."""
-        for name in self.vocabulary:
-            codes = self.codes(name)
-            unknown = next((row for row in range(len(self.rows)) if (codes[self.objects_of(row)] < 0).any()), None)
-            if unknown is None:
-                continue
-            objects = self.objects_of(unknown)
-            number = int((codes[objects] < 0).argmax())
-            place = f"{self.scenes_file}, scene {self.rows[unknown] + 1}, object {number + 1}"
-            code = int(self.index[f"{name}_codes"][objects][number])
-            if code < 0:
-                raise DataError(f"{place}: it has no {name}; write it, or leave {name} out of --fields")
-            value = str(self.index[f"{name}_values"][code])
-            raise DataError(
-                f"{place}: {name} is {shown(value)}, which {source} does not know (it knows "
-                f"{', '.join(self.vocabulary[name])}); train on scenes with it, or leave {name} out of --fields"
-            )
-
-    def check_positions(self) -> None:
-        """Raise DataError if an object lies outside its picture, or outside the part of it that is shown."""
-        counts = self.index["counts"][self.rows]  # (N,)
-        scene = np.repeat(np.arange(len(self.rows)), counts)  # (objects,) number of the scene of each object
-        within = np.arange(len(scene)) - np.repeat(np.cumsum(counts) - counts, counts)  # its place in the scene
-        pixels = self.index["pixel_coords"][self.index["starts"][self.rows][scene] + within]  # (objects, 2)
-        outside = np.flatnonzero(((pixels < 0) | (pixels > self.sizes[scene])).any(axis=1))
-        if len(outside):
-            row = scene[outside[0]]
-            x, y = pixels[outside[0]]
-            width, height = self.sizes[row]
-            raise DataError(
-                f"{self.scenes_file}, scene {self.rows[row] + 1}: an object at x = {x:g}, y = {y:g} lies outside its "
-                f"picture {self.path_of(int(row))} of {width:g} x {height:g} pixels; give pixel_coords in pixels of "
-                "this size, or the pictures in their first size"
-            )
-        largest = (pixels / self.sizes[scene]).max(initial=0)
-        if len(pixels) >= MANY_OBJECTS and largest < 0.75:
-            warn(
-                f"{self.scenes_file}: all {len(pixels)} objects lie in the upper left part of their pictures, up to "
-                f"{largest:.2f} of the sides; are pixel_coords those of smaller pictures?"
-            )
-        if self.fit_of(self.resolution) == "crop":
-            for row in range(len(self.rows)):
-                shown_part = self.positions(row)
-                if ((shown_part < 0) | (shown_part > 1)).any():
-                    raise DataError(f"--fit crop cuts an object off {self.path_of(row)}; choose squeeze or pad")
-
-    def facts(self) -> dict[str, Any]:
-        """Facts about the positions that inference uses.
-
-        Returns:
-            num_objects: [fewest, most]; bounds: [left, top, right, bottom] of all centres; min_separation: how near two
-            centres come in 1 % of the scenes; all in [0, 1] coordinates. vocabulary: where attributes are asked for.
-        """
-        scenes = [(labels["conds"], labels["mask"] > 0) for labels in map(self.annotation, range(len(self.rows)))]
-        points = [conds[real, :2] for conds, real in scenes]
-        every = torch.cat(points)
-        nearest = torch.tensor([torch.pdist(p).min() for p in points if len(p) > 1] or [0.0])
-        counts = [len(p) for p in points]
-        bounds = torch.cat([every.amin(0), every.amax(0)]).tolist()
-        return {
-            "num_objects": [min(counts), max(counts)],
-            "bounds": [round(b, 4) for b in bounds],
-            "min_separation": round(nearest.quantile(0.01).item(), 4),
-            **({"vocabulary": dict(self.vocabulary)} if self.vocabulary else {}),
-        }
+    def place_of(self, row: int) -> str:
+        """Where a scene stands, for a message."""
+        return f"{self.scenes_file}, scene {self.rows[row] + 1}"
 
 
 def scenes_places(root: Path, split: str) -> list[Path]:
@@ -357,19 +241,6 @@ def parse_scenes(scenes_file: Path) -> Index:
     return named | attributes_of(things)
 
 
-def attributes_of(things: Sequence[dict[str, Any]]) -> Index:
-    """Codes and values of every field of all objects; a value that is no short text counts as absent."""
-    found: Index = {}
-    for name in FIELDS:
-        own = [thing.get(name) for thing in things]
-        texts = [value if isinstance(value, str) and 0 < len(value) <= 100 else None for value in own]
-        values = sorted({value for value in texts if value is not None})
-        numbers = {value: number for number, value in enumerate(values)}
-        found[f"{name}_codes"] = np.array([-1 if v is None else numbers[v] for v in texts], dtype=np.int64)
-        found[f"{name}_values"] = np.array(values, dtype=str).reshape(len(values))
-    return found
-
-
 def name_of(scene: object) -> str:
     """A scene's image in brackets, for a message; nothing where it has none."""
     name = scene.get("image_filename") if isinstance(scene, dict) else None
@@ -393,11 +264,6 @@ def fault_of_scene(scene: object) -> str:
                 "(x, y, depth); write them, or take the scene out"
             )
     return ""
-
-
-def is_finite(value: object) -> bool:
-    """Whether a value of the JSON is a finite number; true, false and texts are none."""
-    return type(value) in (int, float) and -1e15 < value < 1e15 and not math.isnan(value)  # type: ignore[operator,arg-type]
 
 
 def check_names(scenes_file: Path, names: Sequence[str]) -> None:

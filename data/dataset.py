@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from igm.data import DataError, printable
-from igm.data.images import FITS, Header, check_images, decode_image, image_to_tensor
+from igm.data.images import FITS, Header, check_images, decode_image, fit_box, image_to_tensor
 from igm.data.text import shown
 
 READING_VERSION = 2  # in every fingerprint: raised when the same file gives other pixels than before
@@ -50,6 +50,12 @@ class Dataset(Protocol):
     def path_of(self, i: int) -> Path:
         """File of item i."""
 
+    def size_of(self, i: int) -> tuple[int, int]:
+        """Width and height in pixels of item i's upright picture."""
+
+    def box_of(self, i: int) -> tuple[float, float, float, float]:
+        """Left, top, width and height, in pixels of item i's picture, of what the square shows."""
+
     def fingerprint(self) -> str:
         """A short name for exactly these images, read in this way; keys caches of what they yield."""
 
@@ -73,6 +79,7 @@ class ImageDataset(torch.utils.data.Dataset[Item]):
     is_default: ClassVar[bool] = False  # takes the folders of its task that no class recognises
     shrink_jpegs: ClassVar[bool] = False  # decode JPEGs at a fraction of their size where that is large enough
     decode_all: ClassVar[bool] = False  # decode every image when the dataset is opened, for small ones
+    options: ClassVar[tuple[str, ...]] = ()  # what its constructor takes besides what all of its task take
 
     def __init__(self, resolution: int, fit: str | None = None, flip: bool = False):
         if fit is not None and fit not in FITS:
@@ -168,6 +175,15 @@ class ImageDataset(torch.utils.data.Dataset[Item]):
     def path_of(self, i: int) -> Path:
         """File of item i; IndexError beyond the end."""
         return self.folder / str(self.files[self.row_of(i)])
+
+    def size_of(self, i: int) -> tuple[int, int]:
+        """Width and height in pixels of item i's upright picture."""
+        width, height = self.sizes[self.row_of(i)].tolist()
+        return int(width), int(height)
+
+    def box_of(self, i: int) -> tuple[float, float, float, float]:
+        """Left, top, width and height, in pixels of item i's picture, of what the square shows."""
+        return fit_box(self.size_of(i), self.resolution, self.fit_of(self.resolution))
 
     def fingerprint(self) -> str:
         """A short name for exactly these images in this order, read in this way; keys caches of what they yield."""

@@ -15,7 +15,7 @@ from typing import BinaryIO, Literal, get_args
 import numpy as np
 import torch
 from PIL import Image
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from igm.data import DataError
 from igm.data.framing import cut, frame_for

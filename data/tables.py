@@ -193,10 +193,10 @@ def find_columns(header: list[str], rows: Sequence[Row]) -> tuple[int, list[str]
     return column, header[column + 1 :] if len(header) == width else header
 
 
-def check_once(path: Path, files: Sequence[str], lines: Sequence[int]) -> None:
-    """Raise DataError if two rows are of one image."""
+def check_once(path: Path, files: Sequence[str], lines: Sequence[int], unit: str = "lines") -> None:
+    """Raise DataError if two rows are of one image; `unit` says what is counted."""
     if len(set(files)) < len(files):
         first: dict[str, int] = {}
         for name, line in zip(files, lines, strict=True):
             if (other := first.setdefault(name, line)) != line:
-                raise DataError(f"{path}, lines {other} and {line}: both are of {shown(name)}; keep one of them")
+                raise DataError(f"{path}, {unit} {other} and {line}: both are of {shown(name)}; keep one of them")

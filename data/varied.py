@@ -1,4 +1,4 @@
-"""CLEVR scenes kept in memory, some of them varied each time they are read: other colours, other framings.
+"""Scenes kept in memory, some of them varied each time they are read: other colours, other framings.
 
 A network that has seen these finds objects in pictures of other cameras and generators, too; see the card of clevr-mini.
 """
@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from igm.data.clevr import Clevr
 from igm.data.dataset import Item
 from igm.data.framing import Frame, cut
 from igm.data.images import decode_image, squeezed, to_range
-from igm.data.vocabulary import blocks, forget
+from igm.data.positions import PositionDataset
+from igm.data.vocabulary import Vocabulary, blocks, forget
 
 
 @dataclass(frozen=True)
@@ -44,15 +44,16 @@ class Forgetting:
 
 
 class VariedScenes(torch.utils.data.Dataset):
-    """A `Clevr` whose pictures were all decoded once, and can be varied: `varied` draws a variation, indexing gives none.
+    """A dataset whose pictures were all decoded once, and can be varied: `varied` draws a variation, indexing gives none.
 
     Where its conditions hold attributes, `varied` makes some unknown (`Forgetting`), and the colour where it changed it.
 
     Memory: 3 bytes per pixel of the files, and of the resized pictures (520 MB for 6,000 of 192x128).
     """
 
-    def __init__(self, dataset: Clevr, variation: Variation, forgetting: Forgetting | None = None):
+    def __init__(self, dataset: PositionDataset, variation: Variation, forgetting: Forgetting | None = None):
         self.dataset, self.variation, self.forgetting = dataset, variation, forgetting or Forgetting()
+        self.vocabulary: Vocabulary = getattr(dataset, "vocabulary", {})
         self.num_skipped, self.resolution = dataset.num_skipped, dataset.resolution
         paths = [dataset.path_of(i) for i in range(len(dataset.files))]
         self.pictures = [np.array(decode_image(path)) for path in paths]  # (H, W, 3) uint8 each
@@ -62,12 +63,20 @@ class VariedScenes(torch.utils.data.Dataset):
         return len(self.dataset)
 
     def annotation(self, i: int) -> Item:
-        """As `Clevr.annotation`."""
+        """That of the dataset."""
         return self.dataset.annotation(i)
 
     def path_of(self, i: int) -> Path:
         """File of item i."""
         return self.dataset.path_of(i)
+
+    def size_of(self, i: int) -> tuple[int, int]:
+        """Of the picture as it is."""
+        return self.dataset.size_of(i)
+
+    def box_of(self, i: int) -> tuple[float, float, float, float]:
+        """Of the picture as it is."""
+        return self.dataset.box_of(i)
 
     def fingerprint(self) -> str:
         """That of the scenes: what indexing gives."""
@@ -84,8 +93,8 @@ class VariedScenes(torch.utils.data.Dataset):
     def varied(self, i: int, rng: np.random.Generator) -> Item:
         """Item i, perhaps varied; what is drawn depends on `rng` alone."""
         item = self.with_new_look(i, rng) if rng.random() < self.variation.share else self[i]
-        if self.dataset.vocabulary:
-            item["conds"] = forget(item["conds"], self.dataset.vocabulary, rng, **vars(self.forgetting))
+        if self.vocabulary:
+            item["conds"] = forget(item["conds"], self.vocabulary, rng, **vars(self.forgetting))
         return item
 
     def with_new_look(self, i: int, rng: np.random.Generator) -> Item:
@@ -101,7 +110,7 @@ class VariedScenes(torch.utils.data.Dataset):
         conds[: len(points), :2] = frame.inside(points)
         pixels, hue = change_colours(pixels, rng, v)
         if hue:
-            for name, block in blocks(self.dataset.vocabulary):
+            for name, block in blocks(self.vocabulary):
                 if name == "color":
                     conds[:, block] = 0  # nobody knows what it is called now
         return {**labels, "conds": conds, "pixel_values": pixels}

@@ -7,24 +7,31 @@
 It stands above the rest of the package, beside the commands, and uses the same methods, settings and facts as they do.
 """
 
+import dataclasses
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 
 from igm import UserError
 from igm.devices import find_device
+from igm.facts import FACTS_FILE
+from igm.files import replace_json
 from igm.hub import is_pipeline, list_models, resolve
 from igm.inference.loading import DenoiserLoading, PipelineLoading
 from igm.inference.method import Method, methods_of
+from igm.models import ModelError
 from igm.models.denoiser import Denoiser
 from igm.pictures import Picture, as_batch
+from igm.publishing import create_repository, model_card, upload
 from igm.settings import SettingError
 from igm.tasks import find_task
 from igm.tasks.labels import Labels
 from igm.tasks.positions import Scene
+from igm.training.export import tidy_configs
 
 __all__ = ["Labels", "Scene", "list_models", "load_model"]
 
@@ -56,11 +63,51 @@ class PictureModel:
         if not len(batch.pixels):
             return []
         found = self.infer(batch.pixels, *concepts, **settings)
+        for own, image in zip(found, batch.images, strict=True):
+            own.image = image
         return found[0] if batch.single else found
 
     def infer(self, pixels: torch.Tensor, *concepts: Any, **settings: Any) -> list[Any]:
         """One answer for each picture of (B, 3, R, R) in [-1, 1]."""
         raise NotImplementedError
+
+    @classmethod
+    def from_pretrained(cls, checkpoint: str | Path, **options: Any) -> Self:
+        """`load_model`, of a checkpoint of this kind.
+
+        Raises:
+            ModelError: it is of another kind, or `load_model` cannot load it.
+        """
+        model = load_model(checkpoint, **options)
+        if not isinstance(model, cls):
+            raise ModelError(f"checkpoint {checkpoint} makes a {type(model).__name__}, not a {cls.__name__}")
+        return model
+
+    def push_to_hub(
+        self,
+        repo: str,
+        *,
+        token: str | None = None,
+        private: bool | None = None,
+        license: str = "other",
+        datasets: Sequence[str] = (),
+    ) -> str:
+        """Upload the model, with a card where the repository has none; return the repository's address.
+
+        Args:
+            repo: hub id; it is made where there is none. token: that may write there (default: that of `hf auth login`).
+            license: of the weights, as the hub spells it. datasets: hub ids of those that it was trained on.
+
+        Raises:
+            ModelError: it may not be written, or the hub is out of reach.
+        """
+        repo = create_repository(repo, token, private)
+        facts = dataclasses.replace(self.model.facts, codec=None, task=self.task)  # the codec is in the folder
+        with tempfile.TemporaryDirectory() as folder:
+            self.model.save_pretrained(folder)
+            replace_json(Path(folder) / FACTS_FILE, facts.to_json())
+            tidy_configs(folder)
+            return upload(Path(folder), repo, model_card(facts, repo, license, datasets), token)
 
     def ask(
         self, pixels: torch.Tensor, settings: dict[str, Any], names: Sequence[str] = (), counts: Any = None
@@ -149,6 +196,16 @@ class PromptModel(PictureModel):
         templates = (prompt,) if isinstance(prompt, str) else tuple(prompt)
         return self.ask(pixels, {"num_objects": sizes, "prompt": templates, **settings}, tuple(classes))
 
+    def push_to_hub(self, repo: str, **options: Any) -> str:
+        """A pipeline is diffusers' own.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError(
+            "a pipeline is pushed by diffusers: StableDiffusionPipeline.from_pretrained(...).push_to_hub(...)"
+        )
+
 
 _MODELS: dict[str, type[PictureModel]] = {c.task: c for c in (PositionModel, AttributeModel, PromptModel)}
 
@@ -159,6 +216,7 @@ def load_model(
     *,
     revision: str | None = None,
     local_files_only: bool = False,
+    token: str | None = None,
 ) -> PictureModel:
     """A model of the kind that a checkpoint is for, on the best device there is.
 
@@ -166,11 +224,12 @@ def load_model(
         checkpoint: name of a shipped model (`list_models`), folder of a trained model, or hub id of one; folder or hub
             id of a Stable Diffusion pipeline. Default: the shipped model for CLEVR.
         revision: branch, tag or commit on the hub. local_files_only: never ask the hub.
+        token: of the hub, for private repositories (default: that of `hf auth login`).
 
     Raises:
         ModelError: not found, or not usable.
     """
-    place = resolve(checkpoint or "clevr-mini", revision, local_files_only, "checkpoint")
+    place = resolve(checkpoint or "clevr-mini", revision, local_files_only, "checkpoint", token)
     chosen = find_device(None if device is None else str(device))
     hub: dict[str, Any] = {"revision": revision, "local_files_only": local_files_only}
     if is_pipeline(place):

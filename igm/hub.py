@@ -7,7 +7,7 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
@@ -38,6 +38,7 @@ class Repository:
     revision: str = "main"
     commit: str | None = None
     folder: Path | None = None
+    token: str | None = field(default=None, repr=False)
 
     @property
     def is_pipeline(self) -> bool:
@@ -64,7 +65,7 @@ class Repository:
             for file in needed(self.files, set(folders)):
                 # The first by the revision's name, so that the cache knows the name; the others are of the same commit.
                 revision = self.revision if root is None else self.commit
-                path = hf_hub_download(self.name, file, revision=revision, etag_timeout=HUB_SECONDS)
+                path = hf_hub_download(self.name, file, revision=revision, etag_timeout=HUB_SECONDS, token=self.token)
                 root = Path(path).parents[len(PurePosixPath(file).parts) - 1]
         except Exception as error:  # hub and network libraries raise many kinds
             raise refusal(self.name, error, what) from None
@@ -98,7 +99,11 @@ def local_path(name: str | Path) -> Path | None:
 
 
 def resolve(
-    name: str | Path, revision: str | None = None, local_files_only: bool = False, what: str = "--checkpoint"
+    name: str | Path,
+    revision: str | None = None,
+    local_files_only: bool = False,
+    what: str = "--checkpoint",
+    token: str | None = None,
 ) -> Path | str:
     """The folder (or file) of a model; for a pipeline on the hub its id, for `StableDiffusion.from_pretrained`.
 
@@ -106,15 +111,16 @@ def resolve(
         name: a shipped model's name, a folder, a file, or a hub id of a model of this project or of a pipeline.
         revision: branch, tag or commit on the hub. local_files_only: never ask the hub.
         what: the option that named it, for messages.
+        token: of the hub, in place of the one that is logged in; a pipeline is then fetched here, to its folder.
 
     Raises:
         ModelError: there is no such thing, or it is out of reach; one line with the mend.
     """
     if (path := local_path(name)) is not None:
         return path
-    repository = find_repository(str(name), revision, local_files_only, what)
+    repository = find_repository(str(name), revision, local_files_only, what, token)
     if repository.is_pipeline:
-        return str(name)
+        return repository.fetch((".", *PARTS), what) if token else str(name)
     if not repository.is_model:
         raise ModelError(
             f"{what} {name} is neither a model of this project ({NETWORK_DIR}/) nor a pipeline ({INDEX_FILE}); "
@@ -128,7 +134,9 @@ def is_pipeline(found: Path | str) -> bool:
     return isinstance(found, str) or found.is_file() or (found / INDEX_FILE).is_file()
 
 
-def find_repository(name: str, revision: str | None, local_files_only: bool, what: str) -> Repository:
+def find_repository(
+    name: str, revision: str | None, local_files_only: bool, what: str, token: str | None = None
+) -> Repository:
     """Ask the hub for a repository's files; without an answer, and with `local_files_only`, look into the cache.
 
     Raises:
@@ -145,9 +153,9 @@ def find_repository(name: str, revision: str | None, local_files_only: bool, wha
     try:
         if offline:
             raise ConnectionError("offline mode is on" if not local_files_only else "the hub is not asked")
-        info = within(PATIENCE, lambda: HfApi().model_info(name, revision=revision, timeout=HUB_SECONDS))
+        info = within(PATIENCE, lambda: HfApi(token=token).model_info(name, revision=revision, timeout=HUB_SECONDS))
         files = tuple(sibling.rfilename for sibling in info.siblings or ())
-        return Repository(name, files, revision or "main", info.sha)
+        return Repository(name, files, revision or "main", info.sha, token=token)
     except Exception as error:  # hub and network libraries raise many kinds
         cached = None if is_answer(error) else cached_repository(name, revision)
         if cached is None:

@@ -15,14 +15,19 @@ from igm.data.unlabelled import find_pictures
 
 Picture = str | Path | Image.Image | np.ndarray | torch.Tensor
 CHANNELS = (1, 3, 4)
+SHOWN_SIDE = 640  # pixels of the longer side of the copies that answers keep
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Pixels (B, 3, R, R) in [-1, 1], and whether they were given as one picture rather than as several."""
+    """Pixels (B, 3, R, R) in [-1, 1], whether they were given as one picture rather than as several, and the pictures.
+
+    images: copies, made smaller where they are large.
+    """
 
     pixels: torch.Tensor
     single: bool
+    images: list[Image.Image]
 
 
 def as_batch(pictures: Picture | Iterable[Picture], resolution: int) -> Batch:
@@ -52,13 +57,21 @@ def as_batch(pictures: Picture | Iterable[Picture], resolution: int) -> Batch:
     if not all(batch.single for batch in batches):
         raise UserError("a list of pictures holds a folder or a batch; give that by itself")
     pixels = [batch.pixels for batch in batches] or [torch.zeros(0, 3, resolution, resolution)]
-    return Batch(torch.cat(pixels), single=False)
+    return Batch(torch.cat(pixels), single=False, images=[image for batch in batches for image in batch.images])
 
 
 def _stack(images: list[Any], resolution: int, *, single: bool) -> Batch:
     if not images:
-        return Batch(torch.zeros(0, 3, resolution, resolution), single)
-    return Batch(torch.stack([image_to_tensor(image, resolution) for image in images]), single)
+        return Batch(torch.zeros(0, 3, resolution, resolution), single, [])
+    pixels = torch.stack([image_to_tensor(image, resolution) for image in images])
+    return Batch(pixels, single, [reduced(image) for image in images])
+
+
+def reduced(image: Image.Image) -> Image.Image:
+    """A copy of a picture, of at most SHOWN_SIDE pixels a side."""
+    copy = image.copy()
+    copy.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
+    return copy
 
 
 def _array(values: np.ndarray | torch.Tensor) -> np.ndarray:

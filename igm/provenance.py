@@ -4,9 +4,10 @@ import dataclasses
 import functools
 import os
 import platform
+import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -46,12 +47,22 @@ class Provenance:
 def provenance(device: torch.device | str = "cpu", processes: int = 1) -> Provenance:
     """The provenance of what this process makes on a device."""
     return Provenance(
-        command=tuple(sys.argv),
+        command=without_tokens(sys.argv),
         versions=library_versions(),
         device=device_in_words(torch.device(device)),
         threads=torch.get_num_threads(),
         processes=processes,
         commit=git_commit(),
+    )
+
+
+def without_tokens(words: Sequence[str]) -> tuple[str, ...]:
+    """A command line whose options that end in `token` have no values, for files that others will read."""
+    return tuple(
+        "<token>"
+        if before.startswith("--") and before.endswith("token")
+        else re.sub("^(--[a-z_]*token)=.*", r"\1=<token>", w)
+        for before, w in zip(["", *words], words, strict=False)
     )
 
 

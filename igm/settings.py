@@ -114,6 +114,7 @@ def setting(
     option: str | None = None,
     determines: bool = True,
     needs: str | None = None,
+    secret: bool = False,
 ) -> Any:
     """A field of a `Settings` dataclass.
 
@@ -124,9 +125,10 @@ def setting(
         nargs, metavar: as argparse takes them. option: name of the option, where it is not the field's.
         needs: what a command that chose something else is told of the option; without it, only that it has no effect.
         determines: whether results depend on it, so that it is stored beside them, and a resumed run must share it.
+        secret: whether it is written nowhere.
     """
     metadata = {"help": help, "kind": kind, "choices": choices, "nargs": nargs, "metavar": metavar}
-    metadata |= {"option": option, "determines": determines, "needs": needs}
+    metadata |= {"option": option, "determines": determines, "needs": needs, "secret": secret}
     if isinstance(default, list | dict):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -161,6 +163,10 @@ class Settings:
     def determining(self) -> dict[str, Any]:
         """The values that results depend on, by name."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.metadata.get("determines", True)}
+
+    def public(self) -> dict[str, Any]:
+        """The values that may be written down, by name."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if not f.metadata.get("secret")}
 
     def filled(self, values: Mapping[str, Any]) -> Self:
         """A copy in which those settings that are None have the values given for them, where there are any."""

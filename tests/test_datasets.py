@@ -13,6 +13,7 @@ from igm.data.animals import Animals
 from igm.data.celeba import CelebA
 from igm.data.clevr import Clevr
 from igm.data.dataset import unique_ids
+from igm.data.labelled import LabelledFaces, LabelledScenes
 from igm.data.unlabelled import Pictures
 
 TOY = '''
@@ -95,14 +96,19 @@ def test_every_task_has_a_default_whose_error_says_what_it_expects(tmp_path):
 
 def test_folders_are_recognised_by_their_content(tmp_path, clevr_root, celeba_root):
     Image.new("RGB", (8, 8)).save(tmp_path / "cat_dog_1.png")
+    own_labels = tmp_path / "own"
+    own_labels.mkdir()
+    (own_labels / "metadata.csv").write_text("file_name,points\n")
     roots = {Clevr: clevr_root, CelebA: celeba_root, Animals: tmp_path}
+    roots |= {LabelledScenes: own_labels, LabelledFaces: own_labels}
     assert set(roots) == set(dataset_classes())
     for kind in roots:
-        assert [own for own, root in roots.items() if kind.recognises(root)] == [kind]
+        of_task = {own: root for own, root in roots.items() if own.task == kind.task}
+        assert [own for own, root in of_task.items() if kind.recognises(root)] == [kind]
         assert not kind.recognises(tmp_path / "nowhere")
 
 
-@pytest.fixture(params=["Clevr", "CelebA", "Animals", "Pictures"])
+@pytest.fixture(params=["Clevr", "CelebA", "Animals", "Pictures", "LabelledScenes", "LabelledFaces"])
 def opened(request, tmp_path):
     """Each dataset with two pictures, as a function of options."""
     if request.param == "Clevr":
@@ -113,6 +119,12 @@ def opened(request, tmp_path):
         return lambda **options: CelebA(tmp_path, **options)
     for name in ("cat_dog_1.png", "cat_rabbit_2.png"):
         Image.effect_noise((12, 8), 80).convert("RGB").save(tmp_path / name)
+    if request.param.startswith("Labelled"):
+        lines = ["file_name,points,Smiling", 'cat_dog_1.png,"[[3, 4]]",1', 'cat_rabbit_2.png,"[[5, 2], [7, 7]]",0']
+        (tmp_path / "metadata.csv").write_text("\n".join(lines))
+        if request.param == "LabelledFaces":
+            return lambda **options: LabelledFaces(tmp_path, attributes=["Smiling"], val_share=0.0, **options)
+        return lambda **options: LabelledScenes(tmp_path, num_objects=(1, 3), val_share=0.0, **options)
     if request.param == "Animals":
         return lambda **options: Animals(tmp_path, ["cat", "dog", "rabbit"], **options)
     return lambda **options: Pictures([tmp_path], **options)

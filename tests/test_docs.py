@@ -17,7 +17,9 @@ import igm
 from igm.models.unet import read_config
 
 CARDS = sorted((ROOT / "models" / "pretrained").glob("*/README.md"))
-PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "data/README.md")]
+PAGES = [
+    ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "data/README.md", "examples/README.md")
+]
 PAGES += [*sorted((ROOT / "docs").glob("*.md")), *CARDS]
 BARE = ("--multi_gpu", "--cpu")  # options of `accelerate launch` that take no word; the others take one
 INTERPRETERS = ("python", "accelerate", "igm-")
@@ -137,7 +139,7 @@ def test_files_of_commands_are_there(name):
     """Configs and shipped models that commands name; a dataset, or what a training makes, is the reader's."""
     for words in commands_of(ROOT / name):
         for word in words:
-            for path in re.findall(r"(?:configs|models|scripts|benchmarks)/[\w./-]+", word):
+            for path in re.findall(r"(?:configs|models|scripts|benchmarks|examples)/[\w./-]+", word):
                 toy = any(file == path or file.startswith(f"{path}/") for file in TOYS)
                 assert toy or (ROOT / path).exists(), f"{name}: {path}"
 

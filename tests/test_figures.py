@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image, ImageColor
 
 from igm.evaluation.records import RECORD_KEYS, RecordWriter
@@ -23,7 +24,7 @@ from igm.figures.__main__ import main
 from igm.figures.animation import GAP
 from igm.figures.positions import LEGEND_HEIGHT
 from igm.figures.sheet import CELL_GAP, MARGIN, TILE_GAP, TILE_WIDTH, TITLE_HEIGHT
-from igm.figures.style import COLOURS, DPI, PRED_COLOUR, TRUE_COLOUR
+from igm.figures.style import COLOURS, DPI, PRED_COLOUR, TRUE_COLOUR, save_figure
 
 
 def record(image_id="a", true=((0.25, 0.75),), pred=((0.6, 0.2),), **changes):
@@ -294,3 +295,16 @@ def test_attribute_sheet_and_bars_from_records(tmp_path):
 @pytest.mark.parametrize(("number", "expected"), [(3, [0, 2, 5]), (8, list(range(8))), (20, list(range(8))), (1, [0])])
 def test_drawn_records_are_spread_over_all(number, expected):
     assert spread(list(range(8)), number) == expected
+
+
+def test_a_planted_link_is_replaced_and_what_it_points_to_stays(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    for name in ("figure.png", "steps.gif", "grid.png"):
+        (tmp_path / name).symlink_to(victim)
+    save_figure(Figure(), tmp_path / "figure.png")
+    convergence_gif(Image.new("RGB", (20, 20)), np.full((3, 2, 2), 0.5), None, tmp_path / "steps.gif", seconds=0.2)
+    save_image_grid([[Image.new("RGB", (8, 8))]], tmp_path / "grid.png")
+    assert victim.read_text() == "precious"
+    assert not any((tmp_path / name).is_symlink() for name in ("figure.png", "steps.gif", "grid.png"))
+    assert {Image.open(tmp_path / name).format for name in ("figure.png", "steps.gif")} == {"PNG", "GIF"}

@@ -167,7 +167,8 @@ def test_image_is_encoded_once(toy, method):
         }
         for i, (p, true) in enumerate(zip(pixels, SCENES, strict=True))
     ]
-    dataset = type("Items", (list,), {"path_of": lambda self, i: f"{i}.png"})(items)
+    picture = {"path_of": f"{SIDE}.png", "size_of": (SIDE, SIDE), "box_of": (0, 0, SIDE, SIDE)}
+    dataset = type("Items", (list,), {name: lambda self, i, own=own: own for name, own in picture.items()})(items)
 
     run = methods_of("positions")[method](toy, METHODS[method][1])
     worker = Worker(run, find_task("positions"), {"all": dataset}, seed=0, batch_size=1024, num_objects=None)

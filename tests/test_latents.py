@@ -134,6 +134,8 @@ def damage(path, kind):
         index.unlink()
     elif kind == "cut index":
         index.write_text(index.read_text()[:30])
+    elif kind == "deep index":
+        index.write_text("[" * 100_000)
     elif kind == "of another codec":
         index.write_text(json.dumps({**json.loads(index.read_text()), "key": "latents-of-another"}))
     elif kind == "of another resolution":
@@ -145,7 +147,7 @@ def damage(path, kind):
     "kind",
     [
         "a bit flipped", "zeros, as after a power cut", "cut", "no checksums", "cut checksums", "no index", "cut index",
-        "of another codec", "of another resolution",
+        "deep index", "of another codec", "of another resolution",
     ],
 )  # fmt: skip
 def test_damaged_cache_is_made_again_and_said_once(pictures, tiny_vae_dir, tmp_path, monkeypatch, capsys, kind):

@@ -17,7 +17,7 @@ from accelerate import PartialState
 from accelerate.state import AcceleratorState
 from conftest import ROOT, script_env
 from test_training import Latents, assert_equal, contents, names, run
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 CONTEXT = multiprocessing.get_context("fork")  # everything is imported already: a process starts at once
 

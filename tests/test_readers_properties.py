@@ -25,6 +25,7 @@ from igm.data.celeba import CelebA
 from igm.data.clevr import Clevr
 from igm.data.dataset import locate_file, unique_ids
 from igm.data.images import FITS, fit_box, image_to_tensor
+from igm.data.labelled import LabelledFaces, LabelledScenes
 from igm.data.unlabelled import Pictures
 
 effort = pytest.mark.parametrize("examples", [25, pytest.param(1500, marks=pytest.mark.slow)])
@@ -335,6 +336,54 @@ def test_spoilt_metadata(tmp_path, examples):
         data=spoilt_bytes("\n".join(map(json.dumps, rows)).encode()),
     )
     explore(examples, check_lines, values=spoilt_json(rows))
+
+
+LISTS = {
+    "metadata.jsonl": [
+        {"file_name": f"{i}.png", "points": [[2, 3], [5, 1.5]], "split": "train", "Smiling": i % 2} for i in range(3)
+    ],
+    "coco.json": {
+        "images": [{"id": i, "file_name": f"{i}.png", "width": 6, "height": 6} for i in range(3)],
+        "annotations": [
+            {"image_id": i % 3, "category_id": 1, "bbox": [1, 1, 2, 3], "keypoints": [2, 2, i % 3]} for i in range(5)
+        ],
+        "categories": [{"id": 1, "name": "cup"}],
+    },
+}
+
+
+@effort
+def test_spoilt_labels(tmp_path, examples):
+    """Labels of one's own, spoilt: refused in one line, or positions within the picture and values that are 0 or 1."""
+    for i in range(3):
+        Image.new("RGB", (6, 6)).save(tmp_path / f"{i}.png")
+
+    def check(name, data):
+        for own in (*tmp_path.glob("metadata.*"), *tmp_path.glob("*.json")):
+            own.unlink()
+        (tmp_path / name).write_bytes(data)
+        scenes = refused(lambda: LabelledScenes(tmp_path, "train", (1, 3), resolution=8), tmp_path / name)
+        faces = refused(lambda: LabelledFaces(tmp_path, "train", attributes="all", resolution=8), tmp_path / name)
+        for dataset in filter(None, (scenes, faces)):
+            check_names(dataset, tmp_path)
+            for i in range(len(dataset)):
+                conds = dataset.annotation(i)["conds"]
+                assert ((conds >= 0) & (conds <= 1)).all() and dataset.annotation(i)["mask"].sum() >= 1
+
+    def text_of(name, value):
+        lines = value if name.endswith("l") and isinstance(value, list) else [value]
+        return "\n".join(map(json.dumps, lines)).encode()
+
+    table = "file_name;points;Smiling\n" + "".join(f"{i}.png;[[2, 3], [4, {i}]];{i % 2}\n" for i in range(3))
+    explore(examples, lambda data: check("metadata.csv", data), data=spoilt_bytes(table.encode()))
+    for name, value in LISTS.items():
+        explore_one(examples, check, text_of, name, value)
+
+
+def explore_one(examples, check, text_of, name, value):
+    """Spoil one file in its bytes, and in its values."""
+    explore(examples, lambda data: check(name, data), data=spoilt_bytes(text_of(name, value)))
+    explore(examples, lambda spoilt: check(name, text_of(name, spoilt)), spoilt=spoilt_json(value))
 
 
 # Pictures

@@ -93,6 +93,13 @@ def test_a_number_too_large_for_any_arithmetic_is_named_with_its_line(tmp_path):
         read_records(path)
 
 
+def test_a_task_of_any_type_in_the_options_is_refused_in_words(tmp_path):
+    write(tmp_path / "results.jsonl", [record("a")])
+    (tmp_path / "options.json").write_text(json.dumps({**OPTIONS, "task": []}))
+    with pytest.raises(UserError, match=r"no task is called \[\]"):
+        rescore(tmp_path)
+
+
 def test_a_fresh_run_replaces_what_was_there(tmp_path):
     write(tmp_path / "results.jsonl", [record("a")])
     write(shard_path(tmp_path, 1, 2), [record("b")])

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from igm.settings import file_count, seed_number, share
 from igm.settings import workers as worker_count

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 import torch
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from igm.baselines.joint_label import joint_choices
 from igm.calibration.levels import best_levels, errors_by_level

@@ -44,6 +44,10 @@ class DataSettings(Settings):
     )
     skip_bad_images: bool = setting(False, "leave out unreadable images, and count them")
 
+    def bounds(self, number: int | None) -> dict[str, Any]:
+        """What every dataset takes: how many images, what becomes of bad ones, and how others become squares."""
+        return {"max_images": number, "skip_bad_images": self.skip_bad_images, "fit": self.fit}
+
     @property
     def num_known(self) -> int | None:
         """The number of concepts that a user gives for images without ground truth."""

@@ -2,13 +2,15 @@
 
 import argparse
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from igm import warn
+from igm import say, warn
 from igm.cli.options import Parser, take
+from igm.data import DataError
 from igm.resources import CONFIGS
 from igm.training.learner import find_learner
+from igm.training.publish import check_token
 from igm.training.settings import DataSettings, ModelSettings, ReportSettings, RunSettings, TrainSettings
 from igm.training.start import Job
 
@@ -47,9 +49,19 @@ def read_training(doc: str, data: type[Data], config: str, **defaults: Any) -> t
         options = parser.read()
     note_idle(options, learner.idle_options, defaults, learner.name)
     parts = {group: take(options, group) for group in (data, *GROUPS.values())}
-    resolved = {name: value for part in parts.values() for name, value in vars(part).items()}
+    check_token(parts[RunSettings], parts[ReportSettings])
+    resolved = {name: value for part in parts.values() for name, value in part.public().items()}
     job = Job(learner, parts[ModelSettings], parts[TrainSettings], parts[ReportSettings], parts[RunSettings], resolved)
     return parts[data], job
+
+
+def or_training(dataset: Any, open_validation: Callable[[], Any]) -> Any:
+    """Images for the validation pictures: the val split's, or training ones, and that is said, where it cannot be had."""
+    try:
+        return open_validation()
+    except DataError as error:
+        say(f"Validation pictures show training images: {error}")
+        return dataset
 
 
 def make_parser(doc: str, data: type[DataSettings], defaults: Mapping[str, Any]) -> Parser:

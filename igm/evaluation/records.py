@@ -13,8 +13,16 @@ A record is a plain dict:
     seconds            float, wall-clock time spent on the image
     seed               int
 
-Further keys are kept. `python -m igm.evaluation.summary DIR` scores a results folder again and prints the table; with
-`--against OTHER` also by how much it is above another run on the same images.
+and, where the dataset knows the picture,
+
+    image_path         str
+    width, height      int, of the upright picture in pixels
+    fit_box            [left, top, width, height], the part of the picture, in its pixels, that the square showed whose
+                       [0, 1] coordinates positions are in; absent where that is the whole picture
+
+Further keys are kept; names of attributes and classes are `concept_names`. `python -m igm.evaluation.export DIR` writes
+records in the formats of other programs. `python -m igm.evaluation.summary DIR` scores a results folder again and prints
+the table; with `--against OTHER` also by how much it is above another run on the same images.
 """
 
 import json

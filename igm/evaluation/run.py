@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from igm import UserError, warn
+from igm.data.dataset import Dataset
 from igm.evaluation.records import (
     RESULTS_NAME,
     SUMMARY_NAME,
@@ -149,11 +150,11 @@ class Worker:
         )
         seconds = (time.perf_counter() - started) / len(batch)
         return [
-            self.record(name, item, found, row, seconds, self.groups[name].path_of(i))
+            {**self.record(name, item, found, row, seconds), **picture_of(self.groups[name], i)}
             for row, ((name, i), item) in enumerate(zip(batch, items, strict=True))
         ]
 
-    def record(self, group: str, item: dict, found: Inferred, row: int, seconds: float, path: Path) -> Record:
+    def record(self, group: str, item: dict, found: Inferred, row: int, seconds: float) -> Record:
         """The record of one image; see `igm.evaluation.records`."""
         k = int(found.num_concepts[row])
         true = item["conds"][item["mask"] > 0] if "mask" in item else None
@@ -169,10 +170,17 @@ class Worker:
             "unet_evaluations": {"forward": int(found.forward[row]), "backward": int(found.backward[row])},
             "seconds": seconds,
             "seed": self.seed,
-            "image_path": str(path),
             **({} if true is None else self.task.truth(true, self.method.names)),
             **self.task.record(found, row, self.method.names),
         }
+
+
+def picture_of(dataset: Dataset, i: int) -> Record:
+    """What a record says of item i's picture: its file, its size, and which part of it positions are in."""
+    width, height = dataset.size_of(i)
+    record: Record = {"image_path": str(dataset.path_of(i)), "width": width, "height": height}
+    box = [round(float(side), 4) for side in dataset.box_of(i)]
+    return record if box == [0, 0, width, height] else {**record, "fit_box": box}
 
 
 def within_memory(infer: Callable[..., Inferred], batch_size: int) -> Callable[..., Inferred]:

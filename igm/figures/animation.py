@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from PIL import Image, ImageColor, ImageDraw
 from scipy.spatial import KDTree
 
-from igm.figures.style import COLOURS, FRAME_COLOUR, GREY, PANEL_COLOUR, as_pil
+from igm.figures.style import COLOURS, FRAME_COLOUR, GREY, PANEL_COLOUR, as_pil, write_picture
 
 FRAMES_PER_SECOND = 15
 HOLD_SECONDS = 1.5
@@ -58,10 +58,9 @@ def convergence_gif(
     canvases = [_frame(picture, trajectory[: step + 1], true, best, (step + 1) / len(trajectory)) for step in steps]
     frames = _share_palette(canvases, picture)
     durations = [round(1000 * seconds / len(frames))] * (len(frames) - 1) + [round(1000 * HOLD_SECONDS)]
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     # `optimize` stores only the pixels that change: a quarter of the size, a tenth for a textured picture.
-    frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0, optimize=True)
+    saved: dict[str, Any] = {"save_all": True, "append_images": frames[1:], "duration": durations, "loop": 0}
+    write_picture(path, lambda temporary: frames[0].save(temporary, optimize=True, **saved))
 
 
 def _frame(picture: Image.Image, trajectory: np.ndarray, true: np.ndarray, best: int, progress: float) -> Image.Image:

@@ -8,7 +8,7 @@ from typing import Any
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
-from igm.figures.style import as_pil
+from igm.figures.style import as_pil, write_picture
 
 
 def save_image_grid(
@@ -60,9 +60,7 @@ def save_image_grid(
             draw.text((left - gap, y + height // 2), row_titles[row], "#222222", font, "rm")
         for column, image in enumerate(images):
             grid.paste(image.resize((width, height), Image.Resampling.NEAREST), (left + column * (width + gap), y))
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    grid.save(path)
+    write_picture(path, grid.save)
     return grid
 
 

@@ -1,6 +1,6 @@
 """What the figures share: colours, measures, tiles, frames."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
+
+from igm.files import replace_file
 
 # Okabe and Ito's colours, told apart by readers with any colour vision.
 TRUE_COLOUR, PRED_COLOUR = "#0072B2", "#D55E00"
@@ -77,6 +79,10 @@ def sheet_title(record: Mapping[str, Any], max_characters: int = 28) -> str:
 
 def save_figure(figure: Figure, path: str | Path) -> None:
     """Write a figure; its folder is made."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=DPI)
+    write_picture(path, lambda temporary: figure.savefig(temporary, dpi=DPI))
+
+
+def write_picture(path: str | Path, write: Callable[[Path], object]) -> None:
+    """Let `write` make a picture, which replaces the file of that name, a link too; its folder is made."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, write)

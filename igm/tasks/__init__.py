@@ -27,7 +27,7 @@ def find_task(name: str | None) -> "Task":
     """
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")
-    if name not in _registered:
+    if not isinstance(name, str) or name not in _registered:  # a results file may hold anything
         known = sorted({task.name for task in _registered.values()})
         raise UserError(f"no task is called {name!r}; known are {', '.join(known)}")
     return _registered[name]

@@ -17,7 +17,7 @@ from igm.statistics import bootstrap_interval, with_truth
 from igm.tasks import register
 from igm.tasks.columns import keys_of, share_cell, share_columns
 from igm.tasks.labels import Labels, as_labels
-from igm.tasks.task import Column, Groups, Record, Scores, Sheet, Task, padded
+from igm.tasks.task import Column, Finding, Groups, Record, Scores, Sheet, Task, names_of, padded
 
 MOST_COLUMNS = 5  # more attributes do not fit on a line; summary.json has them
 
@@ -80,6 +80,7 @@ class Attributes(Task):
     """Which of some attributes an image has, one value of each."""
 
     name, former_names = "attributes", ("celeba", "celeba-gc", "celeba-resnet")
+    pipeline_tag, hub_metrics = "image-classification", ("accuracy", "balanced_accuracy")
 
     def names(self, dataset: Any) -> tuple[str, ...]:
         """The attributes."""
@@ -103,6 +104,12 @@ class Attributes(Task):
         """The names of the attributes that hold."""
         values = attribute_values(padded(found.conds, found.num_concepts, row))
         return as_labels(found, row, [name for name, value in zip(names, values, strict=True) if value])
+
+    def findings(self, record: Record, options: Mapping[str, Any]) -> list[Finding]:
+        """All attributes of the image together, a column of 1 or 0 for each."""
+        names = names_of(record, options.get("attributes"))
+        values = dict(zip(names, map(int, attribute_values(record["conds_pred"])), strict=True))
+        return [Finding(None, tuple(name for name in names if values[name]), record["confidence"], values)]
 
     def score(self, records: Iterable[Record]) -> Scores:
         """See `attribute_metrics`."""

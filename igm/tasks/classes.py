@@ -13,7 +13,7 @@ from igm.statistics import bootstrap_interval, ratio, with_truth
 from igm.tasks import register
 from igm.tasks.columns import count_was_inferred, share_columns
 from igm.tasks.labels import Labels, as_labels
-from igm.tasks.task import Column, Groups, Record, Scores, Sheet, Task, padded
+from igm.tasks.task import Column, Finding, Groups, Record, Scores, Sheet, Task, names_of, padded
 
 MOST_COLUMNS = 8  # more classes do not fit on a line; summary.json has them
 
@@ -55,18 +55,24 @@ class Classes(Task):
     """Which of some classes a picture shows, several together."""
 
     name, former_names = "classes", ("animals",)
+    pipeline_tag, hub_metrics = "zero-shot-image-classification", ("accuracy",)
 
     def cond_size(self, names: Sequence[str]) -> None:
         """Prompts have any size."""
 
     def record(self, found: Inferred, row: int, names: Sequence[str]) -> Record:
-        """Nothing more."""
-        return {}
+        """The names of all classes."""
+        return {"concept_names": list(names)}
 
     def answer(self, found: Inferred, row: int, names: Sequence[str]) -> Labels:
         """The classes shown."""
         numbers = padded(found.conds, found.num_concepts, row).argmax(1)
         return as_labels(found, row, [names[number] for number in numbers])
+
+    def findings(self, record: Record, options: Mapping[str, Any]) -> list[Finding]:
+        """The classes shown; they are as sure as their set is."""
+        names, numbers = names_of(record, options.get("classes")), sorted(numbers_of(record["conds_pred"]))
+        return [Finding(None, (names[n],), record["confidence"], {"class": names[n]}) for n in numbers]
 
     def score(self, records: Iterable[Record]) -> Scores:
         """See `label_metrics`."""

@@ -1,18 +1,39 @@
 """What a person is told of names: which hold, and how sure that is."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
+from PIL import Image
+
+from igm.figures.marks import as_png, draw_caption
 from igm.inference.types import Inferred
 
 
 @dataclass
 class Labels:
-    """What a picture shows: the names of its classes, or of the attributes that hold; how sure that is of all others."""
+    """What a picture shows: the names of its classes, or of the attributes that hold; how sure that is of all others.
+
+    image: the picture, made smaller where it is large; in a notebook the labels show themselves below it.
+    """
 
     names: list[str]
     confidence: float | None
     error: float
+    image: Image.Image | None = field(default=None, repr=False, compare=False)
+
+    def draw(self, image: Image.Image | None = None) -> Image.Image:
+        """The picture (or another of the same view) with the names, and how sure they are, below it."""
+        sure = "" if self.confidence is None else f" ({100 * self.confidence:.0f} %)"
+        return draw_caption(image or self.image, (", ".join(self.names) or "none") + sure)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All but the picture, as JSON has it."""
+        return {"names": self.names, "confidence": self.confidence, "error": self.error}
+
+    def _repr_png_(self) -> bytes | None:
+        """What a notebook shows."""
+        return None if self.image is None else as_png(self.draw())
 
 
 def as_labels(found: Inferred, row: int, names: Sequence[str]) -> Labels:

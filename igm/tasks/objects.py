@@ -1,19 +1,22 @@
 """Concepts that are whole objects: where each is, and its attributes (CLEVR: shape, colour, material, size)."""
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from igm.calibration.objects import measure_objects
 from igm.calibration.settings import CalibrationImages, CalibrationSettings
 from igm.data.vocabulary import blocks, decode_objects, names_of, vocabulary_of
 from igm.facts import Facts
-from igm.figures.objects import attribute_confusion, scene_sheet
+from igm.figures.marks import draw_points
+from igm.figures.objects import attribute_confusion, label_of, scene_sheet
 from igm.inference.types import Inferred
 from igm.matching import BORDER_TOLERANCE, HEADLINE_RADIUS, match_points
 from igm.models import ModelError
@@ -22,7 +25,7 @@ from igm.statistics import bootstrap_interval, ratio, with_truth
 from igm.tasks import register
 from igm.tasks.columns import keys_of, share_cell, share_columns
 from igm.tasks.positions import Positions, Scene
-from igm.tasks.task import Column, Groups, Record, Scores, Sheet
+from igm.tasks.task import Column, Finding, Groups, Record, Scores, Sheet
 
 DISTANCES = {"inf": np.inf, "0.10": 0.10, "0.05": 0.05, "0.02": 0.02}  # of average precision, in image coordinates
 
@@ -37,8 +40,8 @@ class SceneObject:
     attribute_confidence: dict[str, float]
 
     def __getattr__(self, name: str) -> str:
-        """An attribute as `object.color`."""
-        if name == "attributes" or name not in self.attributes:
+        """An attribute, as in `scene.objects[0].color`."""
+        if name.startswith("_") or name not in self.attributes:
             raise AttributeError(f"an object has no {name!r}")
         return self.attributes[name]
 
@@ -47,7 +50,17 @@ class SceneObject:
 class ObjectScene(Scene):
     """A scene whose objects are known as a whole: `objects`, in the order of `positions`."""
 
-    objects: list[SceneObject]
+    objects: list[SceneObject] = field(default_factory=list)
+
+    def draw(self, image: Image.Image | None = None) -> Image.Image:
+        """The picture (or another of the same view) with a cross at each position, and what stands there."""
+        return draw_points(
+            image or self.image, self.positions.tolist(), labels=[label_of(o.attributes) for o in self.objects]
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """All but the picture, as JSON has it."""
+        return {**super().to_dict(), "objects": [dataclasses.asdict(own) for own in self.objects]}
 
 
 def found_objects(record: Mapping[str, Any]) -> list[tuple[int, int]]:
@@ -73,10 +86,10 @@ def object_metrics(records: Sequence[Mapping[str, Any]]) -> Scores:
     ci95: dict[str, Any] = {"attribute_accuracy": {}}
     each = [attributes_right(record) for record in records]
     found = [len(found_objects(record)) for record in records]
-    for field in dict.fromkeys(field for own in each for field in own):
-        right = [sum(own.get(field, [])) for own in each]
-        metrics["attribute_accuracy"][field] = ratio(right, found)
-        ci95["attribute_accuracy"][field] = bootstrap_interval(right, found)
+    for name in dict.fromkeys(name for own in each for name in own):
+        right = [sum(own.get(name, [])) for own in each]
+        metrics["attribute_accuracy"][name] = ratio(right, found)
+        ci95["attribute_accuracy"][name] = bootstrap_interval(right, found)
     whole = [int(np.all(list(own.values()), axis=0).sum()) if own else 0 for own in each]
     metrics["object_accuracy"], ci95["object_accuracy"] = ratio(whole, found), bootstrap_interval(whole, found)
     complete = [
@@ -93,10 +106,11 @@ class Objects(Positions):
 
     name, former_names = "objects", ()
     refines = "positions"
+    hub_metrics = ("perception_rate", "attribute_accuracy", "object_accuracy", "scene_accuracy", "average_precision")
 
-    def open(self, facts: Facts, fields: str | None, opener: Callable[..., Any], *place: Any) -> Any:
-        """Scenes whose attributes are numbered as the checkpoint does; only their places with `fields` "position"."""
-        if fields == "position" or facts.vocabulary is None:
+    def open(self, facts: Facts, places_only: bool, opener: Callable[..., Any], *place: Any) -> Any:
+        """Scenes whose attributes are numbered as the checkpoint does."""
+        if places_only or facts.vocabulary is None:
             return opener(*place)
         dataset = opener(*place, fields=tuple(facts.vocabulary))
         dataset.speak(facts.vocabulary, "the checkpoint")
@@ -141,6 +155,14 @@ class Objects(Positions):
         ]
         return ObjectScene(**vars(scene), objects=own)
 
+    def findings(self, record: Record, options: Mapping[str, Any]) -> list[Finding]:
+        """The objects with their attributes; older records and those of places alone have none."""
+        found = super().findings(record, options)
+        return [
+            dataclasses.replace(own, names=(label_of(values),), values=values)
+            for own, values in zip(found, record["objects_pred"], strict=True)
+        ]
+
     def calibrate(self, denoiser: Any, dataset: Any, settings: CalibrationSettings) -> Facts:
         """As for positions, and the scale of the attributes' confidence."""
         return measure_objects(denoiser, dataset, settings)
@@ -148,7 +170,7 @@ class Objects(Positions):
     def calibration_images(self, kind: Callable[..., Any], images: CalibrationImages, facts: Facts) -> Any:
         """Training scenes with their attributes."""
         opener = partial(kind, max_images=images.num_images)
-        return self.open(facts, None, opener, images.dataset_root, "train", images.object_counts)
+        return self.open(facts, False, opener, images.dataset_root, "train", images.object_counts)
 
     def score(self, records: Iterable[Record]) -> Scores:
         """Those of positions, and of objects found within 0.05:

@@ -1,17 +1,19 @@
 """Concepts that are positions of objects."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike
+from PIL import Image
 
 from igm.calibration.positions import measure_positions
 from igm.calibration.settings import CalibrationImages, CalibrationSettings
 from igm.facts import Facts
 from igm.figures.counts import confusion_matrices, error_by_count, reliability_diagrams
+from igm.figures.marks import as_png, draw_points
 from igm.figures.positions import perception_curve, position_sheet
 from igm.inference.confidence import standard_error
 from igm.inference.types import Inferred
@@ -27,7 +29,7 @@ from igm.matching import (
 from igm.statistics import bootstrap_interval, ratio, with_truth
 from igm.tasks import register
 from igm.tasks.columns import count_was_inferred, keys_of, share_cell, share_columns
-from igm.tasks.task import Column, Groups, Record, Scores, Sheet, Task, padded
+from igm.tasks.task import Column, Finding, Groups, Record, Scores, Sheet, Task, padded
 
 
 def position_metrics(
@@ -83,6 +85,7 @@ class Scene:
     """What a picture shows: positions (K, 2) as (x, y) in [0, 1] of its width and height, y down; count K; confidence.
 
     confidence: that the count is right, or, where it was given, every position; object_confidence (K,): each position.
+    image: the picture, made smaller where it is large; in a notebook a scene shows itself on it.
     """
 
     positions: np.ndarray
@@ -90,6 +93,21 @@ class Scene:
     confidence: float | None
     object_confidence: np.ndarray | None
     error: float
+    image: Image.Image | None = field(default=None, repr=False, compare=False)
+
+    def draw(self, image: Image.Image | None = None) -> Image.Image:
+        """The picture (or another of the same view) with a cross at each position, and how sure each is in %."""
+        return draw_points(image or self.image, self.positions.tolist(), self.to_dict()["object_confidence"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """All but the picture, as JSON has it."""
+        each = None if self.object_confidence is None else self.object_confidence.tolist()
+        sure = {"confidence": self.confidence, "object_confidence": each}
+        return {"count": self.count, "positions": self.positions.tolist(), **sure, "error": self.error}
+
+    def _repr_png_(self) -> bytes | None:
+        """What a notebook shows."""
+        return None if self.image is None else as_png(self.draw())
 
 
 class Positions(Task):
@@ -97,6 +115,8 @@ class Positions(Task):
 
     name = "positions"
     former_names: ClassVar[tuple[str, ...]] = ("clevr", "clevrtex")
+    pipeline_tag = "keypoint-detection"
+    hub_metrics: ClassVar[tuple[str, ...]] = ("perception_rate", "estimation_error")
 
     def cond_size(self, names: Sequence[str]) -> int | None:
         """x and y."""
@@ -124,6 +144,11 @@ class Positions(Task):
             object_confidence=None if each is None else each[row].cpu().numpy(),
             error=float(found.error[row]),
         )
+
+    def findings(self, record: Record, options: Mapping[str, Any]) -> list[Finding]:
+        """The objects."""
+        sure = record.get("object_confidence") or [None] * len(record["conds_pred"])
+        return [Finding((x, y), ("object",), own) for (x, y), own in zip(record["conds_pred"], sure, strict=True)]
 
     def score(self, records: Iterable[Record]) -> Scores:
         """See `position_metrics`."""

@@ -5,13 +5,14 @@ Whatever has to know what a concept IS asks the task, which is looked up by its 
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
+from igm import UserError
 from igm.calibration.settings import CalibrationImages, CalibrationSettings
 from igm.facts import Facts
 from igm.inference.types import Inferred
@@ -31,27 +32,43 @@ class Sheet:
     images: Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class Finding:
+    """Something found in an image, as other programs are told of it.
+
+    position: (x, y) in [0, 1] of the square, where it has one. names: what it is called. values: further columns by name.
+    """
+
+    position: tuple[float, float] | None
+    names: tuple[str, ...]
+    confidence: float | None
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
 class Task(ABC):
     """A kind of concept.
 
     Attributes:
         name: as checkpoints and results spell it. former_names: as earlier versions did.
         refines: the task whose commands also take this one, where the checkpoint was trained for it.
+        pipeline_tag, hub_metrics: what the hub calls it, and its scores.
     """
 
     name: ClassVar[str]
     former_names: ClassVar[tuple[str, ...]] = ()
     refines: ClassVar[str] = ""
+    pipeline_tag: ClassVar[str | None] = None
+    hub_metrics: ClassVar[tuple[str, ...]] = ()
 
     def names(self, dataset: Any) -> tuple[str, ...]:
         """Names of what a concept can be, in the order of the conditions; empty where concepts have no names."""
         return ()
 
-    def open(self, facts: Facts, fields: str | None, opener: Callable[..., Any], *place: Any) -> Any:
+    def open(self, facts: Facts, places_only: bool, opener: Callable[..., Any], *place: Any) -> Any:
         """The dataset that `opener` finds at a place, as a checkpoint with these facts needs it.
 
         Args:
-            fields: what the data say of a concept, where the task knows several things; None: all.
+            places_only: of objects, the data say nothing else.
         """
         return opener(*place)
 
@@ -77,6 +94,14 @@ class Task(ABC):
     @abstractmethod
     def answer(self, found: Inferred, row: int, names: Sequence[str]) -> Any:
         """What a person is told of an image."""
+
+    def findings(self, record: Record, options: Mapping[str, Any]) -> list[Finding]:
+        """What a record says was found, for other programs; one for each object, or one for the whole image.
+
+        Raises:
+            UserError: it cannot be said, for want of names or in general.
+        """
+        raise UserError(f"results of {self.name} have no form for other programs; read results.jsonl")
 
     @abstractmethod
     def score(self, records: Iterable[Record]) -> Scores:
@@ -123,3 +148,16 @@ class Task(ABC):
 def padded(conds: torch.Tensor, num_concepts: torch.Tensor, row: int) -> np.ndarray:
     """An image's own conditions (K, D) out of (B, K_max, D)."""
     return conds[row, : int(num_concepts[row])].cpu().numpy()
+
+
+def names_of(record: Record, options: Sequence[str] | None) -> list[str]:
+    """Names of what a record's concepts can be: its own, or those of the run's options (records of earlier versions).
+
+    Raises:
+        UserError: nobody has kept them.
+    """
+    names = record.get("concept_names") or options
+    size = len(record["conds_pred"][0]) if record["conds_pred"] else 0
+    if not names or size not in (len(names), 2 * len(names)):
+        raise UserError(f"image {record['image_id']}: the names of its concepts were not kept; infer again")
+    return list(names)

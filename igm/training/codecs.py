@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from igm.models import ModelError
 from igm.models.codec import PatchPCA

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from igm import warn
 from igm.files import replace_json
@@ -108,7 +108,7 @@ def missing_blocks(path: Path, index: dict) -> int:
         fits = json.loads((path / INDEX_FILE).read_text()) == index
         checksums = read_checksums(path, index)
         values = np.memmap(path / VALUES_FILE, np.uint8, mode="r", shape=(cache_bytes(index),))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         fits = False
     if not fits:
         warn(f"{path} is not a cache of this data and codec, or is damaged; making it again")

@@ -16,7 +16,7 @@ import torch
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 from torch.utils.data import DataLoader
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from igm import warn
 from igm.models.compilation import compiled_agrees

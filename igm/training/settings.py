@@ -2,8 +2,10 @@
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Self
 
+from igm import UserError
 from igm.models.codec import DEFAULT_MODEL
 from igm.models.sampling import SCHEDULERS
 from igm.settings import (
@@ -174,3 +176,21 @@ class RunSettings(Settings):
     )
     tracker_project_name: str = setting("igm", "name of the run and of its folder", kind=folder_name, determines=False)
     dry_run: bool = setting(False, "print options, data, parameters and memory, and stop", determines=False)
+    push_to_hub: bool = setting(False, "upload the last checkpoint to the hub", determines=False)
+    hub_token: str | None = setting(
+        None, "token that may write there (default: that of hf auth login)", determines=False, secret=True
+    )
+    hub_model_id: str | None = setting(
+        None, "repository on the hub (default: --tracker_project_name, of the token's owner)", determines=False
+    )
+
+    def check(self) -> None:
+        """Raise UserError where something is said about the hub, and nothing is to be pushed."""
+        for name in ("hub_token", "hub_model_id"):
+            if getattr(self, name) is not None and not self.push_to_hub:
+                raise UserError(f"--{name} has no effect without --push_to_hub; add it, or leave it out")
+
+    @property
+    def repository(self) -> str:
+        """The repository to push to."""
+        return self.hub_model_id or PurePath(self.tracker_project_name).name

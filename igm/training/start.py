@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import hashlib
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,12 +30,14 @@ from igm.models import ModelError
 from igm.models.unet import cond_size as size_of_cond
 from igm.models.unet import read_config
 from igm.provenance import provenance
+from igm.publishing import create_repository
 from igm.training.checkpoints import check_same_run, find_checkpoint, is_own, list_checkpoints, plain
 from igm.training.codecs import fitted_codec, is_unfitted
 from igm.training.latent_cache import CachedLatents, build_cache, cache_bytes, cache_index, cache_path
 from igm.training.learner import Learner
 from igm.training.loop import train
 from igm.training.previews import make_validator
+from igm.training.publish import publish
 from igm.training.settings import ModelSettings, ReportSettings, RunSettings, TrainSettings
 from igm.training.trackers import choose_tracker, start_trackers
 
@@ -91,6 +94,8 @@ def start_training(job: Job, dataset: Any, validation: Any, facts: Facts) -> Non
         job = dataclasses.replace(
             job, training=check_resume(job, training, {**same_run, "unet_config": config}, accelerator)
         )
+        pushes = job.run.push_to_hub and accelerator.is_main_process and not job.run.dry_run
+        repo = create_repository(job.run.repository, job.run.hub_token) if pushes else ""
         name = job.model.pretrained_model_name
         if (
             name
@@ -107,6 +112,8 @@ def start_training(job: Job, dataset: Any, validation: Any, facts: Facts) -> Non
                 describe_training(job, dataset, validation, learner)
             return
         run_training(accelerator, job, learner, dataset, validation, {**same_run, **learner.identity()})
+        if pushes:
+            publish(learner, job.run_dir / f"checkpoint-{job.training.num_steps}", repo, job.run.hub_token, sys.argv)
 
 
 def run_training(

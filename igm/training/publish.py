@@ -1,0 +1,54 @@
+"""A training's last checkpoint on the hub."""
+
+import dataclasses
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from igm import UserError, say
+from igm.facts import FACTS_FILE, Facts
+from igm.files import replace_json
+from igm.hub import EMA_DIR, NETWORK_DIR
+from igm.models import ModelError
+from igm.provenance import without_tokens
+from igm.publishing import model_card, upload
+from igm.training.export import tidy_configs
+from igm.training.learner import Learner
+from igm.training.settings import ReportSettings, RunSettings
+
+OF_A_MODEL = (NETWORK_DIR, EMA_DIR, "scheduler")  # folders of a checkpoint that inference reads
+
+
+def check_token(run: RunSettings, report: ReportSettings) -> None:
+    """Raise UserError where a tracker would record the token."""
+    if run.hub_token and report.report_to in ("wandb", "all"):
+        raise UserError(
+            "--hub_token would be recorded by wandb, which keeps the command line; log in with hf auth login instead, or "
+            "choose --report_to tensorboard or none"
+        )
+
+
+def publish(learner: Learner, checkpoint: Path, repo: str, token: str | None, command: Sequence[str]) -> None:
+    """Upload a checkpoint, without the state of the training, and with the codec where that is a folder of this machine.
+
+    Raises:
+        ModelError: the hub does not take it; the checkpoint is kept, and the line says how to push it later.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        for name in OF_A_MODEL:
+            if (checkpoint / name).is_dir():
+                shutil.copytree(checkpoint / name, folder / name)
+        facts = Facts.read(checkpoint)
+        if learner.codec is not None and (facts.codec is None or Path(facts.codec).is_dir()):
+            learner.codec.save_pretrained(folder / "vae")
+            facts = dataclasses.replace(facts, codec=None)
+        replace_json(folder / FACTS_FILE, facts.to_json())
+        tidy_configs(folder)
+        card = model_card(facts, repo, command=["python", *without_tokens(command)])
+        try:
+            say(f"Pushed to {upload(folder, repo, card, token, f'{checkpoint.name} of a training')}")
+        except ModelError as error:
+            later = f'igm.api.load_model("{checkpoint}").push_to_hub("{repo}")'
+            raise ModelError(f"{error}; {checkpoint} is complete, push it later: {later}") from None
