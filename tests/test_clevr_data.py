@@ -156,7 +156,7 @@ def test_index_is_parsed_once(clevr_root, monkeypatch):
     first = load_index(igm.data.clevr.find_scenes(clevr_root, "train"))
     monkeypatch.setattr(igm.data.clevr, "parse_scenes", lambda file: pytest.fail("parsed again"))
     second = load_index(igm.data.clevr.find_scenes(clevr_root, "train"))
-    assert set(first) == set(second) == {"files", "counts", "starts", "pixel_coords"}
+    assert set(first) == set(second) == set(igm.data.clevr.INDEX_TYPES)
     assert all(np.array_equal(first[name], second[name]) for name in first)
 
 

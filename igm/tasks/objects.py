@@ -205,9 +205,9 @@ class Objects(Positions):
             written.append(folder / f"scenes_{group.replace('/', '_')}.png")
             scene_sheet(sheet.images, sheet.records, written[-1])
         scored = [r for records in groups.values() for r in records if r.get("objects_true")]
-        if scored:
+        pairs = [(r["objects_true"][j], r["objects_pred"][i]) for r in scored for i, j in found_objects(r)]
+        if pairs:
             written.append(folder / "attribute_confusion.png")
-            pairs = [(r["objects_true"][j], r["objects_pred"][i]) for r in scored for i, j in found_objects(r)]
             attribute_confusion(pairs, written[-1])
         return written
 
