@@ -2,7 +2,6 @@
 
 Examples:
     python train_clevr.py --config configs/clevr-mini/train.yaml --dataset_root DIR         the small model that ships
-    python train_clevr.py --config configs/clevr-mini/train.yaml --dataset_root FOLDER      own pictures, metadata.jsonl
     python train_clevr.py --config configs/paper/clevr_train.yaml --dataset_root CLEVR_v1.0 --resume_from_checkpoint latest
 """
 
