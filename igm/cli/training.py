@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from igm import warn
 from igm.cli.options import Parser, take
 from igm.resources import CONFIGS
-from igm.training.learner import find_learner
+from igm.training.learner import RARE_OPTIONS, find_learner
 from igm.training.settings import DataSettings, ModelSettings, ReportSettings, RunSettings, TrainSettings
 from igm.training.start import Job
 
@@ -21,12 +21,15 @@ GROUPS = {
 Data = TypeVar("Data", bound=DataSettings)
 
 
-def read_training(doc: str, data: type[Data], config: str, **defaults: Any) -> tuple[Data, Job]:
+def read_training(
+    doc: str, data: type[Data], config: str, *, task: str | None = None, **defaults: Any
+) -> tuple[Data, Job]:
     """The settings of a training script, of its command line and of the file that `--config` names.
 
     Args:
         doc: of the script: its title, and its examples. data: settings of its dataset.
         config: folder under configs/ that network and schedule come from. defaults: of options, in place of the settings'.
+        task: kind of the concepts, whose learners `--learner` may name besides those for any kind.
 
     Raises:
         UserError: an option without sense.
@@ -38,14 +41,15 @@ def read_training(doc: str, data: type[Data], config: str, **defaults: Any) -> t
     }
     parser = make_parser(doc, data, defaults)
     options = parser.read()
-    learner = find_learner(vars(options).get("learner", "compositional"))
+    learner = find_learner(vars(options).get("learner", "compositional"), task)
     if learner.suffix:
         defaults["tracker_project_name"] = f"{defaults['tracker_project_name']}-{learner.suffix}"
     defaults |= learner.defaults
     if learner.defaults or learner.suffix:
         parser = make_parser(doc, data, defaults)
         options = parser.read()
-    note_idle(options, learner.idle_options, defaults, learner.name)
+    idle = learner.idle_options | (RARE_OPTIONS - learner.rare_options)
+    note_idle(options, idle, defaults, learner.name)
     parts = {group: take(options, group) for group in (data, *GROUPS.values())}
     resolved = {name: value for part in parts.values() for name, value in vars(part).items()}
     job = Job(learner, parts[ModelSettings], parts[TrainSettings], parts[ReportSettings], parts[RunSettings], resolved)
