@@ -2,7 +2,7 @@
 
 import functools
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 
@@ -286,7 +286,8 @@ def clip_norm(gradient: torch.Tensor, limit: float) -> torch.Tensor:
 class Gradient(DenoiserMethod):
     """The paper's method."""
 
-    name, task, run, shipped = "gradient", "positions", "clevr", "clevr-mini"
+    name, task, run = "gradient", "positions", "clevr"
+    shipped: ClassVar[str | None] = "clevr-mini"
     about = "gradient descent on the positions, as the paper; starts descend together and the best is taken"
     settings_class = GradientSettings
 

@@ -19,7 +19,7 @@ from igm.facts import FACTS_FILE, Facts
 from igm.files import replace_json
 from igm.models.codec import Codec
 from igm.models.denoiser import NETWORK_DIR
-from igm.training.batches import StepNoise
+from igm.training.batches import DrawsNoise
 from igm.training.settings import ModelSettings, TrainSettings
 
 Item = Mapping[str, Any]
@@ -36,7 +36,9 @@ class Learner(ABC):
     """
 
     name: ClassVar[str] = ""
-    task: ClassVar[str | None] = None  # kind of concept that it is for; None: any. Learners of two kinds may share a name
+    task: ClassVar[str | None] = (
+        None  # kind of concept that it is for; None: any. Learners of two kinds may share a name
+    )
     suffix: ClassVar[str] = ""  # added to the name of the run, where none is given
     defaults: ClassVar[Mapping[str, Any]] = {}  # of options, in place of the script's
     idle_options: ClassVar[frozenset[str]] = frozenset()  # options that have no effect on it
@@ -78,7 +80,7 @@ class Learner(ABC):
         """What turns pixels into what the network sees; None where that is the pixels themselves."""
         return None
 
-    def noise(self, item: Item, training: TrainSettings) -> StepNoise | None:
+    def noise(self, item: Item, training: TrainSettings) -> DrawsNoise | None:
         """What noise each step draws, for items like this one; None for none."""
         return None
 
