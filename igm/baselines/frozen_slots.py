@@ -125,13 +125,12 @@ class FrozenLearner(SlotsLearner):
         """
 
     @classmethod
-    def build(cls, model: ModelSettings, training: TrainSettings, facts: Facts) -> Any:
+    def build(cls, model: ModelSettings, training: TrainSettings, facts: Facts) -> Self:
         """A network of the config, whose features must be those of the backbone at the images' resolution."""
-        backbone, learner = cls.load_backbone(model), super().build(model, training, facts)
-        check_features(backbone, learner.network.config, f"--unet_config {model.unet_config}")
-        learner.network.register_to_config(backbone=backbone.name)  # a resumed run must have the same
-        learner.backbone = backbone
-        return learner
+        backbone = cls.load_backbone(model)
+        network = cls.fresh_network(model, facts, backbone=backbone.name)  # a resumed run must have the same
+        check_features(backbone, network.config, f"--unet_config {model.unet_config}")
+        return cls(network, facts, backbone)
 
     def to(self, device: torch.device) -> None:
         """Network and backbone."""
@@ -140,7 +139,7 @@ class FrozenLearner(SlotsLearner):
 
     def loss(self, batch: Batch) -> torch.Tensor:
         """Mean of `matched_loss`, and the mean squared error of the features where they are reconstructed."""
-        with torch.no_grad():
+        with torch.no_grad(), self.autocast():
             features = look(self.backbone, batch["pixel_values"], self.enlarge_to)  # (B, H, W, F)
         found, again = self.network(features, batch["slot_noise"])
         loss = matched_loss(found, batch["conds"], batch["mask"]).mean()

@@ -79,9 +79,6 @@ class JointPositionUNet(ModelMixin, ConfigMixin):
             nn.SiLU(),
             nn.Linear(cross_attention_dim, cross_attention_dim),
         )
-        centres = (torch.arange(sample_size) + 0.5) / sample_size * 2 - 1
-        grid = torch.stack(torch.meshgrid(centres, centres, indexing="xy"))  # (2, H, W), x then y
-        self.register_buffer("grid", grid, persistent=False)
 
     def forward(
         self,
@@ -100,7 +97,9 @@ class JointPositionUNet(ModelMixin, ConfigMixin):
             an output whose `sample` is the prediction (B, C, H, W).
         """
         if self.config.coordinates:
-            x_t = torch.cat([x_t, self.grid.to(x_t).expand(len(x_t), -1, -1, -1)], dim=1)
+            y, x = ((torch.arange(side, device=x_t.device) + 0.5) / side * 2 - 1 for side in x_t.shape[2:])
+            grid = torch.stack(torch.meshgrid(x, y, indexing="xy")).to(x_t)  # (2, H, W)
+            x_t = torch.cat([x_t, grid.expand(len(x_t), -1, -1, -1)], dim=1)
         angles = [math.pi * frequency * encoder_hidden_states for frequency in FREQUENCIES]
         waves = [wave for angle in angles for wave in (angle.sin(), angle.cos())]
         tokens = self.embed(torch.cat([encoder_hidden_states, *waves], dim=-1))  # (B, K, cross_attention_dim)

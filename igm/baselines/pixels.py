@@ -122,14 +122,25 @@ class PixelLearner(Learner):
     @classmethod
     def build(cls, model: ModelSettings, training: TrainSettings, facts: Facts) -> Self:
         """A network of the config, for images of the facts' resolution."""
-        network = build_network(read_config(model.unet_config, "--unet_config"))
+        return cls(cls.fresh_network(model, facts), facts)
+
+    @classmethod
+    def fresh_network(cls, model: ModelSettings, facts: Facts, **changes: Any) -> PixelNetwork:
+        """The network of `--unet_config`, with some values changed, or with the weights of `--initialize_from`.
+
+        The values are changed before it is built: diffusers takes later ones for defaults when it makes a copy.
+
+        Raises:
+            ModelError: the config is of another network.
+        """
+        own = {**read_config(model.unet_config, "--unet_config"), "sample_size": facts.resolution, **changes}
+        network = build_network(own, f"--unet_config {model.unet_config}")
         if not isinstance(network, cls.network_class):
-            own = cls.network_class.__name__
-            raise ModelError(f"--unet_config {model.unet_config} is of no {own}; leave it out for the default one")
-        network.register_to_config(sample_size=facts.resolution)
+            kind = cls.network_class.__name__
+            raise ModelError(f"--unet_config {model.unet_config} is of no {kind}; leave it out for the default one")
         if model.initialize_from:
             copy_weights(load_network(Path(model.initialize_from), ema=False), network, model.initialize_from)
-        return cls(network, facts)
+        return network
 
     @classmethod
     def collate(cls, items: Sequence[Item], static_shapes: bool = False) -> Batch:

@@ -20,7 +20,7 @@ from igm.inference.types import Inferred
 from igm.models import ModelError
 from igm.settings import setting
 from igm.training.learner import Batch
-from igm.training.settings import ModelSettings, TrainSettings
+from igm.training.settings import ModelSettings
 
 HUBER_DELTA = 0.05  # of a coordinate: the radius within which the tables count an object as found
 POSITION_WEIGHT = 5.0  # of the positions against the presences, as DETR's (Carion et al. 2020)
@@ -108,16 +108,16 @@ class SetLearner(PixelLearner):
     task = "positions"
 
     @classmethod
-    def build(cls, model: ModelSettings, training: TrainSettings, facts: Facts) -> Any:
-        """A network of the config, which must have a row for every object of a training image."""
-        learner = super().build(model, training, facts)
-        most, rows = (facts.num_objects or (0, 0))[1], learner.network.num_rows
+    def fresh_network(cls, model: ModelSettings, facts: Facts, **changes: Any) -> Any:
+        """As that of `PixelLearner`; it must have a row for every object of a training image."""
+        network: Any = super().fresh_network(model, facts, **changes)
+        most, rows = (facts.num_objects or (0, 0))[1], network.num_rows
         if most > rows:
             raise ModelError(
                 f"--unet_config {model.unet_config} gives {rows} objects, training images have up to {most}; "
                 "lower --object_counts, or raise the number there"
             )
-        return learner
+        return network
 
     def found(self, batch: Batch) -> torch.Tensor:
         """The sets (B, S, D + 1) that the network gives for a batch."""

@@ -7,7 +7,8 @@ A file in `igm/training` or `igm/baselines` that defines a subclass with a `name
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -48,6 +49,9 @@ class Learner(ABC):
     def __init__(self, network: nn.Module, facts: Facts):
         self.network: Any = network  # its config, and how it is saved, are diffusers'
         self.facts = facts
+        self.autocast: Callable[[], AbstractContextManager] = (
+            nullcontext  # of the run, for what runs beside the network
+        )
 
     @classmethod
     @abstractmethod
