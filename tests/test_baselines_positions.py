@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from conftest import as_flags
 from test_scripts import check_refused
 
+from igm import UserError
+from igm.api import kind_of
 from igm.baselines.joint_positions import (
     JointPositions,
     JointPositionsLearner,
@@ -27,8 +29,10 @@ from igm.baselines.slot_attention import (
 from igm.facts import Facts
 from igm.inference.settings import GradientSettings
 from igm.inference.types import Posterior
+from igm.models import ModelError
 from igm.models.denoiser import load_network
 from igm.models.unet import build_network
+from igm.tasks import find_task
 
 JOINT = {
     "cond_size": 2,
@@ -182,6 +186,16 @@ def test_learners_of_one_kind_are_not_those_of_another(run_main, arguments, cele
     assert code == 0 and "Network: JointPositionUNet" in out
     code, _, err = run_main("train_celeba", "--dataset_root", celeba_root, "--learner", "slot_attention")
     check_refused(code, err, "--learner slot_attention is not known for attributes", "joint_label")
+
+
+def test_a_gc_is_taken_for_nothing_else(make_denoiser):
+    """Neither by the API, whose method composes predictions, nor by the calibration of that method."""
+    denoiser = joint_denoiser(make_denoiser)
+    denoiser.facts = Facts(task="positions", learner="joint_label", resolution=16)
+    with pytest.raises(UserError, match="trained as joint_label, load_model takes compositional"):
+        kind_of(denoiser)
+    with pytest.raises(ModelError, match="is a GC's"):
+        find_task("positions").calibrate(denoiser, None, None)
 
 
 # The loss falls
