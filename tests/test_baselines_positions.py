@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import as_flags
-from test_scripts import check_refused
+from test_scripts import check_refused, launch
 
 from igm import UserError
 from igm.api import kind_of
@@ -491,3 +491,18 @@ def test_imagenet_features_are_those_of_the_whole_network():
         features = EfficientNetLite(whole).freeze()(images)
     assert features.shape == (1, 8, 8, 152)
     torch.testing.assert_close(features[..., :40], kept["fine"].permute(0, 2, 3, 1))
+
+
+@pytest.mark.parametrize("learner", ["slot_attention", "joint_label", "dinosaur"])
+@pytest.mark.slow
+def test_two_processes_follow_one(learner, run_script, run_main, arguments, tmp_path):
+    """The same losses' weights from 2 processes of batch 2 as from one of batch 4, up to the order of sums."""
+    common = {"max_train_steps": 3, "learning_rate": 1e-4}
+    code, _, err = run_main("train_clevr", *arguments(learner, **common, output_dir=tmp_path / "a"))
+    assert code == 0, err
+    two = [*arguments(learner, **common, output_dir=tmp_path / "b"), "--train_batch_size", 2]
+    done = launch(run_script, "train_clevr.py", *two)
+    assert done.returncode == 0, done.stderr
+    one, other = (load_network(run_of(tmp_path / name, learner) / "checkpoint-3").state_dict() for name in "ab")
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], rtol=0, atol=2e-5)

@@ -15,7 +15,7 @@ from igm.inference.settings import SeededSettings
 from igm.models.unet import NETWORKS
 from igm.resources import CONFIGS
 from igm.settings import positive, setting
-from igm.training.learner import Batch, Item
+from igm.training.learner import Batch, Item, bare
 from igm.training.settings import TrainSettings
 
 EPSILON = 1e-8  # the authors', where a slot attends to nothing
@@ -168,7 +168,7 @@ class SlotsLearner(SetLearner):
 
     def noise(self, item: Item, training: TrainSettings) -> SlotNoise:
         """The slots'."""
-        config = self.network.config
+        config = bare(self.network).config
         return SlotNoise(config.num_slots, config.slot_size)
 
     def found(self, batch: Batch) -> torch.Tensor:
