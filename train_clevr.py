@@ -45,7 +45,7 @@ def load_data(data: ClevrData) -> tuple[Dataset, Dataset]:
 
 def main() -> None:
     """Train what the command line asks for."""
-    data, job = read_training(__doc__, ClevrData, "clevr-2D-pos", tracker_project_name="clevr")
+    data, job = read_training(__doc__, ClevrData, "clevr-2D-pos", task="positions", tracker_project_name="clevr")
     dataset, validation = load_data(data)
     start_training(job, dataset, validation, Facts(task="positions", **dataset.facts()))
 
