@@ -48,7 +48,9 @@ def load_data(data: CelebaData) -> tuple[Dataset, Dataset]:
 
 def main() -> None:
     """Train what the command line asks for."""
-    data, job = read_training(__doc__, CelebaData, "celeba", tracker_project_name="celeba", train_batch_size=64)
+    data, job = read_training(
+        __doc__, CelebaData, "celeba", task="attributes", tracker_project_name="celeba", train_batch_size=64
+    )
     dataset, validation = load_data(data)
     start_training(job, dataset, validation, Facts(task="attributes", **dataset.facts()))
 

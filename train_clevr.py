@@ -2,7 +2,6 @@
 
 Examples:
     python train_clevr.py --config configs/clevr-mini/train.yaml --dataset_root DIR         the small model that ships
-    python train_clevr.py --config configs/clevr-mini/train.yaml --dataset_root FOLDER      own pictures, metadata.jsonl
     python train_clevr.py --config configs/paper/clevr_train.yaml --dataset_root CLEVR_v1.0 --resume_from_checkpoint latest
 """
 
@@ -52,7 +51,7 @@ def load_data(data: ClevrData) -> tuple[Any, Any, Facts]:
 
 def main() -> None:
     """Train what the command line asks for."""
-    data, job = read_training(__doc__, ClevrData, "clevr-2D-pos", tracker_project_name="clevr")
+    data, job = read_training(__doc__, ClevrData, "clevr-2D-pos", task="positions", tracker_project_name="clevr")
     start_training(job, *load_data(data))
 
 

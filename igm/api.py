@@ -243,4 +243,7 @@ def kind_of(denoiser: Denoiser) -> type[PictureModel]:
     task = find_task(denoiser.facts.task or ("positions" if denoiser.cond_size == 2 else "attributes")).name
     if task not in _MODELS:
         raise UserError(f"the checkpoint is for {task}, which load_model does not know; use its own script")
+    trained, needed = denoiser.facts.learner, methods_of(task)[_MODELS[task].method].learner
+    if trained != needed:
+        raise UserError(f"the checkpoint was trained as {trained}, load_model takes {needed}; use its own script")
     return _MODELS[task]

@@ -95,12 +95,12 @@ def test_a_new_baseline_is_one_file(toy_file, run_main, train_args, tmp_path):
 
 
 def test_learners_are_found_by_name():
-    found = {name: find_learner(name) for name in ("compositional", "joint_label", "resnet50")}
+    found = {name: find_learner(name, "attributes") for name in ("compositional", "joint_label", "resnet50")}
     assert list(found.values()) == [CompositionalLearner, JointLabelLearner, ResNetLearner]
     with pytest.raises(
-        UserError, match="--learner resnet is not known; there are compositional, joint_label, resnet50"
+        UserError, match="--learner resnet is not known for attributes; there are compositional, joint_label, resnet50"
     ):
-        find_learner("resnet")
+        find_learner("resnet", "attributes")
 
 
 def test_unknown_learner_is_one_line(run_main, train_args, no_model):

@@ -5,9 +5,17 @@ import yaml
 from conftest import ROOT
 from test_scripts import check_refused
 
+from igm.baselines.joint_positions import JointPositionUNet
+from igm.models.unet import build_network, read_config
+from igm.training.learner import find_learner
+
 FOLDER = ROOT / "configs" / "paper"
 SCRIPTS = {
     "clevr_train": "train_clevr",
+    "clevr_gc_train": "train_clevr",
+    "clevr_resnet_train": "train_clevr",
+    "clevr_slot_attention_train": "train_clevr",
+    "clevr_dinosaur_train": "train_clevr",
     "celeba_train": "train_celeba",
     "celeba_gc_train": "train_celeba",
     "celeba_resnet_train": "train_celeba",
@@ -27,6 +35,18 @@ def test_file_is_taken(run_main, tmp_path, name):
     nowhere = ("--dataset_root", tmp_path / "nowhere", "--output_dir", tmp_path / "out")
     code, _, err = run_main(SCRIPTS[name], "--config", FOLDER / f"{name}.yaml", *nowhere)
     check_refused(code, err.splitlines()[-1], "nowhere")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "baselines").glob("*.yaml")), ids=lambda path: path.stem)
+def test_small_baseline_is_taken(run_main, tmp_path, path):
+    """Its network is one that its learner trains, and no option is idle."""
+    code, _, err = run_main("train_clevr", "--config", path, "--dataset_root", tmp_path / "nowhere")
+    check_refused(code, err, "nowhere")
+    assert "no effect" not in err and f"--config configs/baselines/{path.name}" in path.read_text()
+    options = yaml.safe_load(path.read_text())
+    network = build_network(read_config(ROOT / options["unet_config"], "--unet_config"))
+    kind = find_learner(options["learner"], "positions")
+    assert isinstance(network, getattr(kind, "network_class", JointPositionUNet))
 
 
 @pytest.mark.parametrize("name", ["clevr_train", "celeba_train"])

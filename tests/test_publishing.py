@@ -128,6 +128,15 @@ def test_private_repositories_and_the_cache(store, use_hub):  # noqa: F811
     assert load_model("them/private", local_files_only=True, device="cpu").model.facts == first.model.facts
 
 
+def test_a_private_pipeline_is_fetched_with_the_token(store):
+    folder = ROOT / "models" / "pretrained" / "animals-mini"
+    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    store["them/private"] = files
+    one_line(lambda: load_model("them/private"), "them/private")
+    model = load_model("them/private", token=TOKEN, device="cpu")
+    assert model.task == "classes" and TOKEN not in repr(vars(model))
+
+
 def test_pushing_without_leave_or_network(store, use_hub, monkeypatch):  # noqa: F811
     model = load_model("clevr-mini", device="cpu")
     one_line(lambda: model.push_to_hub("them/scenes", token="hf_wrong"), "them/scenes", "hf auth login")

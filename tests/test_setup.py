@@ -11,7 +11,7 @@ from conftest import RESNET, ROOT, UNET, write_clevr
 from test_scripts import check_refused, free_port, train_args  # noqa: F401 (fixtures)
 
 import igm.training.compositional
-from igm.baselines.resnet50 import Classifier
+from igm.baselines.pixels import PixelModel
 from igm.dry_run import activation_bytes, describe, memory_estimate, parts_of
 from igm.models.codec import PatchPCA
 from igm.models.unet import build_network
@@ -62,7 +62,7 @@ def test_estimated_activations_are_those_of_a_real_pass(make_denoiser, kind, che
 
 
 def test_activations_of_a_classifier_are_those_of_a_real_pass():
-    model = Classifier(build_network(RESNET).train())
+    model = PixelModel(build_network(RESNET).train())
     kept, weights = {}, {parameter.data_ptr() for parameter in model.parameters()}
 
     def keep(tensor):

@@ -90,7 +90,7 @@ class JointLabel(DenoiserMethod):
 class JointLabelLearner(CompositionalLearner):
     """Generative classifier (GC): the same network and loss, conditioned on all concepts together; nothing composed."""
 
-    name = "joint_label"
+    name, task = "joint_label", "attributes"
     suffix = "gc"
 
     @staticmethod

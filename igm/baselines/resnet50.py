@@ -1,34 +1,33 @@
 """A ResNet-50 that reads the attributes off a face: the discriminative baseline of the CelebA experiment."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Self
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import nn
-from torch.utils.data import default_collate
 from transformers import ResNetConfig, ResNetModel
 
+from igm.baselines.pixels import PixelLearner, PixelMethod, PixelNetwork
 from igm.encoding import all_concepts
-from igm.facts import Facts
-from igm.inference.method import Method, autocast, register
-from igm.inference.settings import InferenceSettings
+from igm.inference.method import autocast, register
+from igm.inference.settings import SeededSettings
 from igm.inference.types import Inferred
-from igm.models import ModelError
-from igm.models.denoiser import fetch_folder, load_network
-from igm.models.unet import NETWORKS, build_network, read_config
+from igm.models.unet import NETWORKS
 from igm.resources import CONFIGS
-from igm.settings import Settings, setting
-from igm.training.compositional import copy_weights
-from igm.training.learner import Learner
-from igm.training.settings import ModelSettings, TrainSettings
+from igm.training.learner import Batch
 
 
-class AttributeResNet(ModelMixin, ConfigMixin):
+def resnet_body(
+    embedding_size: int, hidden_sizes: Sequence[int], depths: Sequence[int], layer_type: str = "bottleneck"
+) -> ResNetModel:
+    """transformers' ResNet (He et al. 2016) with fresh weights; its `pooler_output` is (B, hidden_sizes[-1], 1, 1)."""
+    shape: dict[str, Any] = {"embedding_size": embedding_size, "layer_type": layer_type}
+    return ResNetModel(ResNetConfig(**shape, hidden_sizes=list(hidden_sizes), depths=list(depths)))
+
+
+class AttributeResNet(PixelNetwork):
     """transformers' ResNet (He et al. 2016; bottleneck blocks) with one logit per attribute.
 
     Args:
@@ -47,12 +46,7 @@ class AttributeResNet(ModelMixin, ConfigMixin):
         depths: tuple[int, ...] = (3, 4, 6, 3),
     ):
         super().__init__()
-        shape: dict[str, Any] = {
-            "embedding_size": embedding_size,
-            "hidden_sizes": list(hidden_sizes),
-            "depths": list(depths),
-        }
-        self.resnet = ResNetModel(ResNetConfig(**shape))
+        self.resnet = resnet_body(embedding_size, hidden_sizes, depths)
         self.head = nn.Linear(hidden_sizes[-1], cond_size // 2)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -63,95 +57,21 @@ class AttributeResNet(ModelMixin, ConfigMixin):
 NETWORKS["AttributeResNet"] = AttributeResNet
 
 
-class Classifier(nn.Module):
-    """A trained `AttributeResNet` with what is known of it.
-
-    Args:
-        network: possibly wrapped (DDP). facts: of the training data.
-    """
-
-    codec = None  # it reads pixels
-
-    def __init__(self, network: nn.Module, facts: Facts | None = None):
-        super().__init__()
-        self.network: Any = network
-        self.facts = facts or Facts()
-
-    @property
-    def device(self) -> torch.device:
-        """Where it computes."""
-        return next(self.network.parameters()).device
-
-    @property
-    def cond_size(self) -> int:
-        """D, the size of one condition."""
-        return self.network.config.cond_size
-
-    @property
-    def resolution(self) -> int:
-        """Side in pixels of the images that the network was trained on."""
-        return self.network.config.sample_size
-
-    def trial_pass(self, network: nn.Module, rows: int, images: int) -> torch.Tensor:
-        """As `Denoiser.trial_pass`; a face is one row, so that `rows` say nothing."""
-        return network(torch.empty(images, 3, self.resolution, self.resolution))
-
-    @classmethod
-    def from_pretrained(cls, folder: str | Path, *, local_files_only: bool = False) -> "Classifier":
-        """Load a training checkpoint.
-
-        Raises:
-            ModelError: no weights there, or of another network.
-        """
-        folder = fetch_folder(folder, local_files_only)
-        network = load_network(folder, ema=False)
-        if not isinstance(network, AttributeResNet):
-            raise ModelError(f"checkpoint {folder} holds no AttributeResNet; name one of --learner resnet50")
-        return cls(network, Facts.read(folder)).eval().requires_grad_(False)
-
-
 # Training: pixels and cross-entropy.
 
 
-class ResNetLearner(Learner):
+class ResNetLearner(PixelLearner):
     """Trains an `AttributeResNet` on the pixels; it sees no noise, and generates nothing."""
 
-    name = suffix = "resnet50"
+    name, task = "resnet50", "attributes"
+    suffix = "resnet50"
+    network_class = AttributeResNet
+    inputs = ("pixel_values", "conds")
     defaults = {"unet_config": str(CONFIGS / "celeba-resnet50" / "config.json"), "learning_rate": 1e-3}
-    idle_options = frozenset(
-        {
-            *("scheduler_config", "pretrained_model_name", "revision", "gradient_checkpointing", "no_latent_cache"),
-            *("enable_xformers_memory_efficient_attention", "offset_noise", "snr_gamma", "t_logit_normal"),
-            *("num_validation_images", "val_batch_size", "validation_steps", "validation_scheduler"),
-        }
-    )
 
-    @classmethod
-    def build(cls, model: ModelSettings, training: TrainSettings, facts: Facts) -> Self:
-        """A network of the config, for images of the facts' resolution."""
-        network = build_network(read_config(model.unet_config, "--unet_config"))
-        if not isinstance(network, AttributeResNet):
-            raise ModelError(
-                f"--unet_config {model.unet_config} is of no AttributeResNet; leave it out for ResNet-50's"
-            )
-        network.register_to_config(sample_size=facts.resolution)
-        if model.initialize_from:
-            copy_weights(load_network(Path(model.initialize_from), ema=False), network, model.initialize_from)
-        return cls(network, facts)
-
-    @staticmethod
-    def collate(items: Sequence[Mapping[str, Any]], static_shapes: bool = False) -> dict[str, torch.Tensor]:
-        """`pixel_values` (B, 3, R, R) and `conds` (B, K, 2 K); all batches have one shape."""
-        return default_collate([{name: item[name] for name in ("pixel_values", "conds")} for item in items])
-
-    def loss(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    def loss(self, batch: Batch) -> torch.Tensor:
         """Cross-entropy of the attributes' values."""
         return attribute_loss(self.network(batch["pixel_values"]), batch["conds"])
-
-    def trial_pass(self, network: nn.Module, rows: int, images: int) -> torch.Tensor:
-        """A face is one row, whatever its concepts."""
-        size = self.network.config.sample_size
-        return network(torch.empty(images, 3, size, size))
 
 
 def attribute_loss(logits: torch.Tensor, conds: torch.Tensor) -> torch.Tensor:
@@ -186,27 +106,14 @@ def infer_classifier(network: nn.Module, images: torch.Tensor, values: torch.Ten
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class ResNetLoading(Settings):
-    """A trained classifier has no parts that could lie elsewhere."""
-
-    local_files_only: bool = setting(False, "never ask the hub", determines=False)
-
-
 @register
-class ResNetMethod(Method):
+class ResNetMethod(PixelMethod):
     """The paper's ResNet-50 row."""
 
     name, task, run, learner = "resnet", "attributes", "celeba-resnet50", "resnet50"
     about = "ResNet-50, the discriminative baseline: one pass, no noise"
-    settings_class = InferenceSettings
-    loading_class = ResNetLoading
-    model: Classifier
-
-    @classmethod
-    def load(cls, checkpoint: str | Path, loading: ResNetLoading, device: torch.device, precision: str) -> Classifier:
-        """The classifier of a checkpoint."""
-        return Classifier.from_pretrained(checkpoint, local_files_only=loading.local_files_only).to(device)
+    settings_class = SeededSettings
+    network_class, averaged = AttributeResNet, False  # averaged weights have no statistics of batches
 
     def __call__(
         self,

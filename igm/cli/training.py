@@ -9,7 +9,7 @@ from igm import say, warn
 from igm.cli.options import Parser, take
 from igm.data import DataError
 from igm.resources import CONFIGS
-from igm.training.learner import find_learner
+from igm.training.learner import RARE_OPTIONS, find_learner
 from igm.training.publish import check_token
 from igm.training.settings import DataSettings, ModelSettings, ReportSettings, RunSettings, TrainSettings
 from igm.training.start import Job
@@ -23,12 +23,15 @@ GROUPS = {
 Data = TypeVar("Data", bound=DataSettings)
 
 
-def read_training(doc: str, data: type[Data], config: str, **defaults: Any) -> tuple[Data, Job]:
+def read_training(
+    doc: str, data: type[Data], config: str, *, task: str | None = None, **defaults: Any
+) -> tuple[Data, Job]:
     """The settings of a training script, of its command line and of the file that `--config` names.
 
     Args:
         doc: of the script: its title, and its examples. data: settings of its dataset.
         config: folder under configs/ that network and schedule come from. defaults: of options, in place of the settings'.
+        task: kind of the concepts, whose learners `--learner` may name besides those for any kind.
 
     Raises:
         UserError: an option without sense.
@@ -40,14 +43,15 @@ def read_training(doc: str, data: type[Data], config: str, **defaults: Any) -> t
     }
     parser = make_parser(doc, data, defaults)
     options = parser.read()
-    learner = find_learner(vars(options).get("learner", "compositional"))
+    learner = find_learner(vars(options).get("learner", "compositional"), task)
     if learner.suffix:
         defaults["tracker_project_name"] = f"{defaults['tracker_project_name']}-{learner.suffix}"
     defaults |= learner.defaults
     if learner.defaults or learner.suffix:
         parser = make_parser(doc, data, defaults)
         options = parser.read()
-    note_idle(options, learner.idle_options, defaults, learner.name)
+    idle = learner.idle_options | (RARE_OPTIONS - learner.rare_options)
+    note_idle(options, idle, defaults, learner.name)
     parts = {group: take(options, group) for group in (data, *GROUPS.values())}
     check_token(parts[RunSettings], parts[ReportSettings])
     resolved = {name: value for part in parts.values() for name, value in part.public().items()}

@@ -1,7 +1,8 @@
 """The paper's method: gradient descent on the concepts through the frozen network."""
 
+import functools
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import torch
 
@@ -51,28 +52,66 @@ def infer_gradient(
         FloatingPointError: a prediction is not finite.
     """
     s = settings or GradientSettings()
-    numbers = image_numbers or list(range(len(posterior)))
-    b, r, device = len(posterior), s.num_inits, posterior.mean.device
+    real = real_concepts(num_concepts, s.num_inits).to(posterior.mean.device)
+    errors = functools.partial(composition_gradient, denoiser, pairs=Pairs(real), batch_size=batch_size)
+    rows = num_concepts * s.num_inits
+    return infer_by_descent(
+        errors, denoiser, posterior, num_concepts, s, rows=rows, image_numbers=image_numbers, record_every=record_every
+    )
+
+
+class ErrorsOf(Protocol):
+    """What a descent minimises: as `composition_gradient`, of the starts of every image on one draw each."""
+
+    def __call__(
+        self,
+        x_0: torch.Tensor,
+        t: torch.Tensor,
+        eps: torch.Tensor,
+        conds: torch.Tensor,
+        *,
+        with_gradient: bool = True,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Errors (B, R), and their gradient as conds (B, R, K, D)."""
+
+
+def infer_by_descent(
+    errors_of: ErrorsOf,
+    denoiser: Denoiser,
+    posterior: Posterior,
+    num_concepts: torch.Tensor,
+    settings: GradientSettings,
+    *,
+    rows: torch.Tensor,
+    image_numbers: list[int] | None = None,
+    record_every: int = 0,
+) -> Inferred:
+    """`infer_gradient` for any denoising error of a set of concepts; the composition's is one.
+
+    Args:
+        errors_of: the error. denoiser: says the size of a condition and the noise schedule.
+        rows: (B,), network rows that one draw costs for all starts of each image.
+    """
+    s, numbers = settings, image_numbers or list(range(len(posterior)))
+    r, device = s.num_inits, posterior.mean.device
     conds = first_positions(num_concepts, r, denoiser.cond_size, image_generators(s.seed, numbers, stream=0))
     conds = conds.to(device)
-    real = torch.arange(conds.shape[2], device=device) < num_concepts.to(device)[:, None, None]  # (B, 1, K)
-    pairs = Pairs(real.expand(conds.shape[:3]))
+    t_range = s.range_of(denoiser.num_timesteps)
     trajectory = descend(
-        denoiser,
+        errors_of,
         posterior,
         conds,
-        pairs,
         s,
-        batch_size=batch_size,
+        t_range=t_range,
         generators=image_generators(s.seed, numbers, stream=1),
         record_every=record_every,
     )
     fresh = image_generators(s.seed, numbers, stream=2)
-    errors = score_starts(denoiser, posterior, conds, pairs, s, batch_size, fresh)  # (B, R)
+    errors = score_starts(errors_of, posterior, conds, s, t_range, fresh)  # (B, R)
     best = errors.argmin(1)  # (B,)
-    rows = num_concepts.to(device) * r
+    rows = rows.to(device)
     return Inferred(
-        conds=conds[torch.arange(b, device=device), best],
+        conds=conds[torch.arange(len(conds), device=device), best],
         num_concepts=num_concepts,
         error=errors.gather(1, best[:, None])[:, 0],
         forward=rows * (s.num_steps + s.num_draws),
@@ -95,14 +134,19 @@ def first_positions(
     return conds.clamp(0, 1)
 
 
+def real_concepts(num_concepts: torch.Tensor, num_inits: int) -> torch.Tensor:
+    """Which of the padded concepts of every start are there: (B, R, K) bool, for num_concepts (B,)."""
+    real = torch.arange(int(num_concepts.max()), device=num_concepts.device) < num_concepts[:, None]  # (B, K)
+    return real[:, None].expand(-1, num_inits, -1)
+
+
 def descend(
-    denoiser: Denoiser,
+    errors_of: ErrorsOf,
     posterior: Posterior,
     conds: torch.Tensor,
-    pairs: "Pairs",
     settings: GradientSettings,
     *,
-    batch_size: int,
+    t_range: tuple[int, int],
     generators: list[torch.Generator],
     record_every: int,
 ) -> list[torch.Tensor]:
@@ -111,7 +155,6 @@ def descend(
     optimizer = torch.optim.AdamW(  # elementwise: rows never mix
         [conds], s.learning_rate, (s.adam_beta1, s.adam_beta2), s.adam_epsilon, s.adam_weight_decay
     )
-    t_range = s.range_of(denoiser.num_timesteps)
     trajectory = [conds.to("cpu", copy=True)] if record_every else []
     for step in range(s.num_steps):
         now = step % STEPS_PER_DRAW
@@ -120,9 +163,7 @@ def descend(
             draws = draw_for_images(posterior, steps, t_range, generators, stratified=False)
             if s.offset_noise:
                 draws = with_offset_noise(draws, generators)
-        _, gradient = composition_gradient(
-            denoiser, draws.x_0[:, now], draws.t[:, now], draws.eps[:, now], conds, pairs, batch_size
-        )
+        _, gradient = errors_of(draws.x_0[:, now], draws.t[:, now], draws.eps[:, now], conds)
         conds.grad = clip_norm(gradient, CLIP_NORM)
         optimizer.step()
         conds.clamp_(0, 1)
@@ -203,32 +244,34 @@ def composition_gradient(
             composed = compose(predictions, weights[part], pairs.start[part] - first, last - first)
             image = torch.arange(first, last, device=x_0.device) // r
             error = (target[image] - composed).square().flatten(1).mean(1)  # (compositions,)
-        if not bool(error.isfinite().all()):
-            raise FloatingPointError(f"a prediction is not finite at timesteps {t.tolist()}; use --mixed_precision no")
+        check_finite(error, t)
         errors[first:last] = error.detach()
         if with_gradient:
             gradient[pairs.start[part], pairs.slot[part]] = torch.autograd.grad(error.sum(), picked)[0]
     return errors.view(b, r), gradient.view_as(conds)
 
 
+def check_finite(error: torch.Tensor, t: torch.Tensor) -> None:
+    """Raise FloatingPointError where an error is not finite; names the timesteps t."""
+    if not bool(error.isfinite().all()):
+        raise FloatingPointError(f"a prediction is not finite at timesteps {t.tolist()}; use --mixed_precision no")
+
+
 @torch.no_grad()
 def score_starts(
-    denoiser: Denoiser,
+    errors_of: ErrorsOf,
     posterior: Posterior,
     conds: torch.Tensor,
-    pairs: Pairs,
     settings: GradientSettings,
-    batch_size: int,
+    t_range: tuple[int, int],
     generators: list[torch.Generator],
 ) -> torch.Tensor:
     """Denoising error (B, R) of every start on `num_draws` fresh stratified draws that an image's starts share."""
-    num_draws, t_range = settings.num_draws, settings.range_of(denoiser.num_timesteps)
+    num_draws = settings.num_draws
     draws = draw_for_images(posterior, num_draws, t_range, generators, stratified=True)
     total = torch.zeros(conds.shape[:2], device=conds.device)
     for n in range(num_draws):
-        errors, _ = composition_gradient(
-            denoiser, draws.x_0[:, n], draws.t[:, n], draws.eps[:, n], conds, pairs, batch_size, with_gradient=False
-        )
+        errors, _ = errors_of(draws.x_0[:, n], draws.t[:, n], draws.eps[:, n], conds, with_gradient=False)
         total += errors
     return total / num_draws
 
@@ -243,7 +286,8 @@ def clip_norm(gradient: torch.Tensor, limit: float) -> torch.Tensor:
 class Gradient(DenoiserMethod):
     """The paper's method."""
 
-    name, task, run, shipped = "gradient", "positions", "clevr", "clevr-mini"
+    name, task, run = "gradient", "positions", "clevr"
+    shipped: ClassVar[str | None] = "clevr-mini"
     about = "gradient descent on the positions, as the paper; starts descend together and the best is taken"
     settings_class = GradientSettings
 

@@ -12,7 +12,7 @@ import torch
 
 from igm import UserError
 from igm.inference.loading import DenoiserLoading
-from igm.inference.settings import InferenceSettings
+from igm.inference.settings import SeededSettings
 from igm.inference.types import Inferred, Posterior
 from igm.models.denoiser import Denoiser, check_resolution
 from igm.settings import Settings
@@ -49,7 +49,7 @@ class Method(ABC):
     learner: ClassVar[str] = "compositional"
     run: ClassVar[str]
     shipped: ClassVar[str | None] = None
-    settings_class: ClassVar[type[InferenceSettings]]
+    settings_class: ClassVar[type[SeededSettings]]
     loading_class: ClassVar[type[Settings]] = DenoiserLoading
 
     def __init__(self, model: Any, settings: Any, names: Sequence[str] = (), precision: str = "no"):

@@ -40,20 +40,26 @@ def t_range_setting(default: tuple[int, int] | None, help: str) -> tuple[int, in
 
 
 @dataclass(frozen=True, kw_only=True)
-class InferenceSettings(Settings):
-    """What every method can be told."""
+class SeededSettings(Settings):
+    """What every method can be told, whether it sees noise or not."""
 
-    t_range: tuple[int, int] | None = t_range_setting(
-        None, "timesteps of the noise (default: the checkpoint's, or all)"
-    )
     seed: int = setting(0, "the same seed gives the same numbers", kind=seed_number)
-
-    def check(self) -> None:
-        check_t_range(self.t_range)
 
     def for_facts(self, facts: Facts) -> Self:
         """A copy in which a checkpoint's facts stand for what is None."""
         return self.filled(facts.known())
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferenceSettings(SeededSettings):
+    """What every method that asks a denoiser can be told."""
+
+    t_range: tuple[int, int] | None = t_range_setting(
+        None, "timesteps of the noise (default: the checkpoint's, or all)"
+    )
+
+    def check(self) -> None:
+        check_t_range(self.t_range)
 
     def range_of(self, num_timesteps: int) -> tuple[int, int]:
         """The timesteps of the noise: [low, high), the whole schedule where nothing else is said.

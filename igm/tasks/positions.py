@@ -26,6 +26,7 @@ from igm.matching import (
     predictions_right,
     radius_name,
 )
+from igm.models import ModelError
 from igm.statistics import bootstrap_interval, ratio, with_truth
 from igm.tasks import register
 from igm.tasks.columns import count_was_inferred, keys_of, share_cell, share_columns
@@ -189,6 +190,8 @@ class Positions(Task):
 
     def calibrate(self, denoiser: Any, dataset: Any, settings: CalibrationSettings) -> Facts:
         """Penalty of a count, and scales of the confidences."""
+        if denoiser.facts.learner == "joint_label":
+            raise ModelError("the checkpoint is a GC's, whose inference uses nothing that is measured; name another")
         return measure_positions(denoiser, dataset, settings)
 
 

@@ -9,7 +9,7 @@ import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -74,6 +74,13 @@ class DataOrder:
         return self.permutation[first : first + self.share.batch].tolist()
 
 
+class DrawsNoise(Protocol):
+    """What a step draws at random for its images."""
+
+    def draw(self, total: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """Of a step of N images, what is added to its batch by name, (N, ...) each."""
+
+
 @dataclass(frozen=True)
 class StepNoise:
     """What noise a step draws.
@@ -112,7 +119,7 @@ class TrainingBatches(Dataset):
         self,
         dataset: Any,
         collate: Callable[[list[Any]], dict[str, torch.Tensor]],
-        noise: StepNoise | None,
+        noise: DrawsNoise | None,
         share: Share,
         seed: int,
     ):

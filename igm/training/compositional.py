@@ -52,7 +52,7 @@ class CompositionalLearner(Learner):
     @staticmethod
     def collate(items: Sequence[Item], static_shapes: bool = False) -> Batch:
         """Images as the items hold them (B, ...); `conds` (P, ...), `weights` (P,) and `index` (P,) of `pack`."""
-        both = default_collate([{n: item[n] for n in ("conds", "mask", *IMAGES) if n in item} for item in items])
+        both = stacked(items)
         conds, weights, index = pack(both["conds"], both["mask"])
         if static_shapes:
             conds, weights, index = pad_pairs(conds, weights, index, both["mask"].numel())
@@ -67,12 +67,16 @@ class CompositionalLearner(Learner):
                 mean, std = self.denoiser.encode(batch["pixel_values"])
         x_0 = mean + std * batch["posterior_eps"]  # (B, C, H, W)
         noise = Noise(batch["t"], batch["eps"])
-        error = composed_error(self.denoiser, x_0, noise, batch["conds"], batch["weights"], batch["index"])  # (B,)
+        error = self.error(x_0, noise, batch)  # (B,)
         if self.snr_gamma is not None:
             kind = self.scheduler.config.prediction_type
             abar: Any = self.denoiser.alphas_cumprod
             error = error * snr_weights(abar, noise.t, self.snr_gamma, kind)
         return error.mean()
+
+    def error(self, x_0: torch.Tensor, noise: Noise, batch: Batch) -> torch.Tensor:
+        """Denoising error (B,) of each image's composition, x_0 (B, C, H, W), on one draw each."""
+        return composed_error(self.denoiser, x_0, noise, batch["conds"], batch["weights"], batch["index"])
 
     def identity(self) -> dict[str, Any]:
         """Also the schedule, and the codec's weights."""
@@ -120,6 +124,11 @@ class CompositionalLearner(Learner):
     def pictures(self, items: Sequence[Item], **sampling: Any) -> list[list[torch.Tensor]]:
         """The input, its composed generation, and a generation from each concept alone."""
         return validation_pictures(self.denoiser, items, **sampling)
+
+
+def stacked(items: Sequence[Item]) -> Batch:
+    """`conds` (B, K, D) and `mask` (B, K) of some items, and their images as they hold them."""
+    return default_collate([{n: item[n] for n in ("conds", "mask", *IMAGES) if n in item} for item in items])
 
 
 def fresh_denoiser(model: ModelSettings, facts: Facts) -> Denoiser:

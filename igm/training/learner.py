@@ -7,7 +7,8 @@ A file in `igm/training` or `igm/baselines` that defines a subclass with a `name
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -19,11 +20,12 @@ from igm.facts import FACTS_FILE, Facts
 from igm.files import replace_json
 from igm.models.codec import Codec
 from igm.models.denoiser import NETWORK_DIR
-from igm.training.batches import StepNoise
+from igm.training.batches import DrawsNoise
 from igm.training.settings import ModelSettings, TrainSettings
 
 Item = Mapping[str, Any]
 Batch = dict[str, torch.Tensor]
+RARE_OPTIONS = frozenset({"backbone"})  # without effect on a learner that does not name them
 PACKAGES = ("igm.training", "igm.baselines")  # where learners are looked for, in this order
 
 
@@ -35,14 +37,21 @@ class Learner(ABC):
     """
 
     name: ClassVar[str] = ""
+    task: ClassVar[str | None] = (
+        None  # kind of concept that it is for; None: any. Learners of two kinds may share a name
+    )
     suffix: ClassVar[str] = ""  # added to the name of the run, where none is given
     defaults: ClassVar[Mapping[str, Any]] = {}  # of options, in place of the script's
     idle_options: ClassVar[frozenset[str]] = frozenset()  # options that have no effect on it
+    rare_options: ClassVar[frozenset[str]] = frozenset()  # of RARE_OPTIONS those that have
     draws: ClassVar[bool] = False  # whether it makes validation pictures
 
     def __init__(self, network: nn.Module, facts: Facts):
         self.network: Any = network  # its config, and how it is saved, are diffusers'
         self.facts = facts
+        self.autocast: Callable[[], AbstractContextManager] = (
+            nullcontext  # of the run, for what runs beside the network
+        )
 
     @classmethod
     @abstractmethod
@@ -75,7 +84,7 @@ class Learner(ABC):
         """What turns pixels into what the network sees; None where that is the pixels themselves."""
         return None
 
-    def noise(self, item: Item, training: TrainSettings) -> StepNoise | None:
+    def noise(self, item: Item, training: TrainSettings) -> DrawsNoise | None:
         """What noise each step draws, for items like this one; None for none."""
         return None
 
@@ -111,8 +120,11 @@ def bare(network: nn.Module) -> Any:
     return getattr(network, "module", network)
 
 
-def find_learner(name: str) -> type[Learner]:
+def find_learner(name: str, task: str | None = None) -> type[Learner]:
     """The learner of a name, wherever a file of `PACKAGES` defines it.
+
+    Args:
+        task: kind of the concepts that it is to be trained on; None: only learners for any kind.
 
     Raises:
         UserError: there is none; the message lists those that there are.
@@ -122,11 +134,14 @@ def find_learner(name: str) -> type[Learner]:
         for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
             importlib.import_module(f"{package}.{module.name}")
         for learner in subclasses(Learner):  # type: ignore[type-abstract]
+            if learner.task not in (None, task):
+                continue
             if known.setdefault(learner.name, learner) is not learner and learner.name:
                 raise ValueError(f"learner {learner.name!r} is defined by {known[learner.name]} and by {learner}")
         if name and name in known:
             return known[name]
-    raise UserError(f"--learner {name} is not known; there are {', '.join(sorted(filter(None, known)))}")
+    kind = f" for {task}" if task else ""
+    raise UserError(f"--learner {name} is not known{kind}; there are {', '.join(sorted(filter(None, known)))}")
 
 
 def subclasses(parent: type[Learner]) -> Iterator[type[Learner]]:

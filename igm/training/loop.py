@@ -113,6 +113,7 @@ def prepare(
     for parameter in learner.idle_parameters(item):
         parameter.requires_grad_(False)  # no gradient reaches these, and DDP would wait for it
     learner.to(device)
+    learner.autocast = accelerator.autocast
     if device.type == "cuda":
         network.to(memory_format=torch.channels_last)  # what its convolutions want; on a CPU it costs 15 %
     if settings.compile:

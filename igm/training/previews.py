@@ -39,7 +39,7 @@ def validation_pictures(
     for number, item in enumerate(items):
         masks = torch.cat([item["mask"][None], torch.diag(item["mask"])])  # all concepts, then each alone: (1 + K, K)
         masks = masks[masks.sum(1) > 0].to(device)
-        conds = item["conds"].expand(len(masks), -1, -1).to(device)  # (1 + K, K, D)
+        conds = item["conds"].expand(len(masks), *item["conds"].shape).to(device)  # (1 + K, K, D)
         pictures = []
         for part in torch.arange(len(masks)).split(batch_size):
             predict = predictor(denoiser, conds[part], masks[part])

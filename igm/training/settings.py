@@ -42,14 +42,17 @@ class ModelSettings(Settings):
     """Network, schedule and codec, and where their weights come from."""
 
     learner: str = setting(
-        "compositional", "what is trained: compositional, or a baseline (joint_label, resnet50, ...)"
+        "compositional", "what is trained: compositional, or a baseline (joint_label, resnet50, slot_attention, ...)"
     )
     unet_config: str = setting("", "network config: a JSON file, or a folder with config.json", kind=path)
     scheduler_config: str = setting("", "noise schedule", kind=path)
     pretrained_model_name: str | None = setting(
         None, f"codec: a folder, the config of one to be fitted, or a hub id (default {DEFAULT_MODEL})", kind=path
     )
-    revision: str | None = setting(None, "branch, tag or commit of the hub's codec (default: its newest)")
+    backbone: str | None = setting(
+        None, "frozen network whose features --learner dinosaur sees: a folder or a hub id", kind=path
+    )
+    revision: str | None = setting(None, "branch, tag or commit of the hub's codec or backbone (default: its newest)")
     local_files_only: bool = setting(False, "never ask the hub", determines=False)
     initialize_from: str | None = setting(
         None, "start from this checkpoint's weights, at step 0: to fine-tune (default: fresh weights)", kind=path
