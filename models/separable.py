@@ -103,17 +103,20 @@ class SeparableUNet(SharedTrunkUNet):
 
     def phi(self, conds: torch.Tensor) -> torch.Tensor:
         """The R numbers of each concept (P, D) at each place: (P, R, H, W), twice differentiable in the concept."""
-        dx, dy = (self.grid[None].to(conds.dtype) - conds[:, :2, None, None]).unbind(1)  # (P, H, W) each
+        offsets = (self.grid[None].to(conds.dtype) - conds[:, :2, None, None]).movedim(1, -1)  # (P, H, W, 2)
+        return self.phi_at(offsets, conds[:, None, None, 2:].expand(*offsets.shape[:3], -1)).movedim(-1, 1)
+
+    def phi_at(self, offsets: torch.Tensor, what: torch.Tensor) -> torch.Tensor:
+        """phi (..., R) at places that lie `offsets` (..., 2) from a concept of attributes `what` (..., D - 2)."""
+        dx, dy = offsets.unbind(-1)
         maps = [dx, dy]
         for width in self.config.windows:
             u, v = dx / width, dy / width
             window = torch.exp(-(u**2 + v**2) / 2)
             maps += [window, window * u, window * v, window * u * u, window * u * v, window * v * v]
-        maps += [number[:, None, None].expand_as(dx) for number in conds[:, 2:].unbind(1)]
-        near_type = next(self.where.parameters()).dtype
-        near = torch.exp(-(dx**2 + dy**2) / (2 * self.config.reach**2))  # (P, H, W)
-        stacked = torch.stack(maps, dim=-1).to(near_type)  # (P, H, W, 2 + 6 S + D - 2)
-        return (self.where(stacked) * near[..., None]).movedim(-1, 1)
+        near = torch.exp(-(dx**2 + dy**2) / (2 * self.config.reach**2))
+        stacked = torch.cat([torch.stack(maps, dim=-1), what], dim=-1)  # (..., 2 + 6 S + D - 2)
+        return self.where(stacked.to(next(self.where.parameters()).dtype)) * near[..., None]
 
     @torch.no_grad()
     def phi_and_slopes(self, conds: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -29,8 +29,9 @@ from igm.error_form import ErrorForm
 from igm.evaluation.summary import rescore
 from igm.facts import Facts
 from igm.figures.objects import attribute_confusion, confusion, label_heights, label_of, scene_sheet
-from igm.inference.closed_form_refine import Phi, refine
+from igm.inference.closed_form_refine import refine
 from igm.inference.objects import ObjectsMethod, SceneSearch, combinations, describe, evidence, marginals
+from igm.inference.phi import Phi
 from igm.inference.settings import PursuitSettings
 from igm.inference.types import Posterior
 from igm.models import ModelError

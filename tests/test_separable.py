@@ -6,8 +6,8 @@ from diffusers import DDPMScheduler
 
 from igm.error_form import errors_per_draw, features_of_draws, measure_forms, mixing
 from igm.error_matrix import ErrorMatrix
-from igm.inference.closed_form_refine import Phi
 from igm.inference.draws import draw_for_images, image_generators
+from igm.inference.phi import Phi
 from igm.inference.types import Posterior
 from igm.models import ModelError
 from igm.models.denoiser import Denoiser

@@ -8,9 +8,9 @@ from diffusers import DDPMScheduler
 
 from igm import UserError
 from igm.inference.closed_form_grid import grow
-from igm.inference.closed_form_refine import Phi
 from igm.inference.counting import PursuitMethod
 from igm.inference.gradient import infer_gradient
+from igm.inference.phi import Phi
 from igm.inference.separable import SeparableSearch, infer_known, infer_number
 from igm.inference.settings import GradientSettings, PursuitSettings
 from igm.inference.types import Posterior

@@ -10,7 +10,8 @@ import torch
 
 from igm.error_form import ErrorForm, gain_score
 from igm.inference.closed_form_grid import GridTables, grow
-from igm.inference.closed_form_refine import Phi, Sets, refine
+from igm.inference.closed_form_refine import Sets, refine
+from igm.inference.phi import Phi
 
 PAIRED = 48  # candidates of which two are put in together
 HOPEFUL = 0.05  # a move that ends higher than before by more than this part of an object's worth is given up

@@ -9,31 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from igm.error_form import ErrorForm, best_gain, gain_score
-from igm.models.separable import SeparableUNet
-
-
-class Phi:
-    """phi of a network as the search reads it: concepts (M, D) -> (M, P, R) float32, no gradient.
-
-    Concepts may be positions (M, 2) alone, also where the network knows whole objects: their attributes are unknown then.
-    """
-
-    def __init__(self, network: SeparableUNet):
-        self.network = network
-
-    def whole(self, conds: torch.Tensor) -> torch.Tensor:
-        """Concepts (M, 2) or (M, D) as (M, D): zeros for what is unknown."""
-        return torch.nn.functional.pad(conds, (0, self.network.config.cond_size - conds.shape[-1]))
-
-    @torch.no_grad()
-    def __call__(self, conds: torch.Tensor) -> torch.Tensor:
-        return self.network.phi(self.whole(conds)).float().flatten(2).transpose(1, 2)
-
-    @torch.no_grad()
-    def with_slopes(self, conds: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """phi (M, P, R) and its derivatives (M, 2, P, R) in the positions."""
-        values, slopes = self.network.phi_and_slopes(self.whole(conds))
-        return values.float().flatten(2).transpose(1, 2), slopes.float().flatten(3).transpose(2, 3)
+from igm.inference.phi import Phi
 
 
 @dataclass

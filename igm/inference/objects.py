@@ -14,9 +14,10 @@ import torch
 
 from igm.data.vocabulary import Vocabulary, names_of
 from igm.error_form import ErrorForm, gain_score
-from igm.inference.closed_form_refine import Phi, Sets, refine
+from igm.inference.closed_form_refine import Sets, refine
 from igm.inference.counting import PursuitMethod
 from igm.inference.method import Batching, check_counts, register
+from igm.inference.phi import Phi
 from igm.inference.separable import Judged, SeparableSearch, infer_known, infer_number
 from igm.inference.types import Inferred, Posterior
 from igm.models.denoiser import Denoiser

@@ -13,9 +13,10 @@ from igm import UserError
 from igm.error_form import DrawFeatures, ErrorForm, errors_per_draw, features_of_draws, measure_forms, mixing
 from igm.inference.closed_form import Search, SearchSettings
 from igm.inference.closed_form_grid import GridTables, grid_tables, grow
-from igm.inference.closed_form_refine import Phi, Sets, refine
+from igm.inference.closed_form_refine import Sets, refine
 from igm.inference.confidence import confidence_of_choice, object_confidence
 from igm.inference.draws import draw_for_images, image_generators
+from igm.inference.phi import Phi
 from igm.inference.sets import candidate_grid
 from igm.inference.settings import PursuitSettings
 from igm.inference.types import Inferred, Posterior
