@@ -22,7 +22,8 @@ from igm.facts import FACTS_FILE
 from igm.files import replace_json
 from igm.hub import is_pipeline, list_models, resolve
 from igm.inference.loading import DenoiserLoading, PipelineLoading
-from igm.inference.method import Method, methods_of
+from igm.inference.method import Method, encode_images, methods_of
+from igm.inference.objects import ObjectsMethod, infer_at
 from igm.models import ModelError
 from igm.models.denoiser import Denoiser
 from igm.pictures import Picture, as_batch
@@ -30,6 +31,7 @@ from igm.publishing import create_repository, model_card, upload
 from igm.settings import SettingError
 from igm.tasks import find_task
 from igm.tasks.labels import Labels
+from igm.tasks.objects import SceneObject
 from igm.tasks.positions import Scene
 from igm.training.export import tidy_configs
 
@@ -109,7 +111,7 @@ class PictureModel:
             tidy_configs(folder)
             return upload(Path(folder), repo, model_card(facts, repo, license, datasets), token)
 
-    def ask(
+    def answers(
         self, pixels: torch.Tensor, settings: dict[str, Any], names: Sequence[str] = (), counts: Any = None
     ) -> list[Any]:
         """The answers of the method under some settings, as its task words them."""
@@ -122,7 +124,7 @@ class PictureModel:
             raise UserError(f"{str(error).split('.')[-1]}; see {method_class.settings_class.__name__}") from None
         found = method(pixels, counts, batch_size=method.rows_at_once)
         task = find_task(self.task)
-        return [task.answer(found, row, names) for row in range(len(pixels))]
+        return [task.answer(found, row, method.names) for row in range(len(pixels))]
 
     def build(self, method_class: type[Method], settings: dict[str, Any], names: Sequence[str]) -> Method:
         """The method with its settings; lists may stand for tuples, and NumPy's numbers for Python's."""
@@ -152,13 +154,59 @@ class PositionModel(PictureModel):
             num_objects: one number, or one for each picture. settings: of `igm.inference.settings.PursuitSettings`.
         """
         if num_objects is None:
-            return self.ask(pixels, {"count": "infer", **settings})
+            return self.answers(pixels, {"count": "infer", **settings})
         counts = plain(num_objects)
         counts = counts if isinstance(counts, tuple) else (counts,) * len(pixels)
         right = all(isinstance(k, int) and not isinstance(k, bool) and k >= 1 for k in counts)
         if len(counts) != len(pixels) or not right:
             raise UserError(f"num_objects={num_objects!r} for {len(pixels)} pictures: one positive number for each")
-        return self.ask(pixels, {"count": "known", **settings}, counts=torch.tensor(counts))
+        return self.answers(pixels, {"count": "known", **settings}, counts=torch.tensor(counts))
+
+
+class ObjectModel(PositionModel):
+    """Finds the objects of a scene, and tells what each is."""
+
+    task = "objects"
+
+    def find(self, picture: Picture, num_objects: int | None = None, **attributes: str) -> list[SceneObject]:
+        """Where is the red cube? The objects that are likelier than not what is asked for, the surest first.
+
+        Args:
+            attributes: some of an object's, such as color="red", shape="cube".
+
+        Raises:
+            UserError: the model does not know such an attribute, or such a value.
+        """
+        vocabulary = self.model.facts.vocabulary or {}
+        for name, value in attributes.items():
+            if name not in vocabulary:
+                raise UserError(f"{name}={value!r}: the model knows {', '.join(vocabulary)}")
+            if value not in vocabulary[name]:
+                raise UserError(f"{name}={value!r}: the model knows {', '.join(vocabulary[name])}")
+        each = [(own, own.likely(**attributes)) for own in self(picture, num_objects).objects]
+        return [own for own, sure in sorted(each, key=lambda pair: -pair[1]) if sure >= 0.5]
+
+    def ask(self, picture: Picture, positions: Any, **settings: Any) -> list[SceneObject]:
+        """What is at (x, y)? The objects at some positions, in [0, 1] of the picture, whatever else it shows.
+
+        Args:
+            positions: (K, 2). settings: of `igm.inference.settings.PursuitSettings`.
+
+        Raises:
+            UserError: they are no positions in the picture.
+        """
+        places = torch.as_tensor(plain(positions), dtype=torch.float32)
+        if (
+            places.ndim != 2
+            or places.shape[1] != 2
+            or not len(places)
+            or not bool(((places >= 0) & (places <= 1)).all())
+        ):
+            raise UserError(f"positions={plain(positions)}: (x, y) of at least one object, in 0 to 1 of the picture")
+        batch = as_batch(picture, self.model.resolution)
+        method = self.build(ObjectsMethod, {"count": "infer", **settings}, ())
+        found = infer_at(self.model, encode_images(self.model, batch.pixels), places, method.settings)
+        return find_task(self.task).answer(found, 0, method.names).objects
 
 
 class AttributeModel(PictureModel):
@@ -168,7 +216,7 @@ class AttributeModel(PictureModel):
 
     def infer(self, pixels: torch.Tensor, **settings: Any) -> list[Labels]:
         """The attributes that hold. settings: of `igm.inference.settings.DiscreteSettings`."""
-        return self.ask(pixels, {"num_draws": 200, **settings}, self.model.facts.attributes or ())
+        return self.answers(pixels, {"num_draws": 200, **settings}, self.model.facts.attributes or ())
 
 
 class PromptModel(PictureModel):
@@ -194,7 +242,7 @@ class PromptModel(PictureModel):
         sizes = plain(num_objects)
         sizes = sizes if isinstance(sizes, tuple) else (sizes, sizes)
         templates = (prompt,) if isinstance(prompt, str) else tuple(prompt)
-        return self.ask(pixels, {"num_objects": sizes, "prompt": templates, **settings}, tuple(classes))
+        return self.answers(pixels, {"num_objects": sizes, "prompt": templates, **settings}, tuple(classes))
 
     def push_to_hub(self, repo: str, **options: Any) -> str:
         """A pipeline is diffusers' own.
@@ -207,7 +255,7 @@ class PromptModel(PictureModel):
         )
 
 
-_MODELS: dict[str, type[PictureModel]] = {c.task: c for c in (PositionModel, AttributeModel, PromptModel)}
+_MODELS: dict[str, type[PictureModel]] = {c.task: c for c in (PositionModel, ObjectModel, AttributeModel, PromptModel)}
 
 
 def load_model(

@@ -11,6 +11,8 @@ from conftest import SEPARABLE_UNET, write_clevr
 from diffusers import DDPMScheduler
 from test_scripts import check_refused
 
+from igm import UserError
+from igm.api import ObjectModel
 from igm.calibration.objects import fit_attribute_scale
 from igm.data import DataError
 from igm.data.clevr import Clevr
@@ -35,6 +37,7 @@ from igm.inference.phi import Phi
 from igm.inference.settings import PursuitSettings
 from igm.inference.types import Posterior
 from igm.models import ModelError
+from igm.models.codec import PatchPCA
 from igm.models.denoiser import Denoiser
 from igm.models.separable import SeparableUNet
 from igm.precision import average_precision
@@ -247,9 +250,30 @@ def test_an_image_becomes_objects(denoiser, count):
         assert all(0 <= sure <= 1 for own in record["attribute_confidence"] for sure in own.values())
         scene = task.answer(found, row, method.names)
         assert scene.positions.shape == (k, 2) and scene.objects[0].color == record["objects_pred"][0]["color"]
+        shares = scene.objects[0].shares["color"]
+        assert sum(shares.values()) == pytest.approx(1) and scene.objects[0].likely(color="red") == shares["red"]
         with pytest.raises(AttributeError, match="no 'weight'"):
             _ = scene.objects[0].weight
         assert json.dumps(scene.to_dict()) and scene.draw().size == (512, 512)
+
+
+def test_partial_questions(denoiser):
+    model, picture = ObjectModel(denoiser), torch.rand(3, 32, 32)
+    denoiser.codec, before = PatchPCA(patch_size=8, latent_channels=3), denoiser.codec
+    try:
+        settings = {"num_candidates": 16, "num_draws": 4, "count_draws": 4, "max_objects": 3}
+        asked = model.ask(picture, [[0.3, 0.4], [0.8, 0.7]], **settings)
+        np.testing.assert_allclose([own.position for own in asked], [[0.3, 0.4], [0.8, 0.7]], rtol=1e-6)
+        found = model.find(picture, 3, shape="cube")
+        assert all(own.likely(shape="cube") >= 0.5 for own in found)
+        for wrong, part in (({"weight": "1"}, "knows shape, color"), ({"color": "mauve"}, "knows blue, red, yellow")):
+            with pytest.raises(UserError, match=part):
+                model.find(picture, **wrong)
+        for places in ([[0.5, 1.5]], [], [0.5, 0.5], [[float("nan"), 0.5]]):
+            with pytest.raises(UserError, match=r"in 0 to 1 of the picture"):
+                model.ask(picture, places)
+    finally:
+        denoiser.codec = before
 
 
 def test_attributes_lower_the_error_of_a_set(denoiser):

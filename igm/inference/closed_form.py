@@ -97,13 +97,17 @@ class Search:
         return finals.take(finals.best())
 
     def enlarged(self, sets: Sets) -> Sets:
-        """One set of each image with one more object, at the best candidate; an infinite error where none fits."""
+        """One set of each image with one more object, of unknown attributes, at the best candidate.
+
+        An infinite error where none fits.
+        """
         conds, k = sets.conds[:, 0], sets.conds.shape[2]
         values = self.phi(conds.flatten(0, 1)).unflatten(0, conds.shape[:2])
         stays = torch.ones(1, k, dtype=torch.bool, device=conds.device)
         left = rests(self.form, self.tables, values, conds, stays, self.settings.min_separation)
         score, place = move_scores(self.tables, left)[:, 0].max(1)  # (B,)
-        larger = self.off_grid(torch.cat([conds, self.tables.conds[place][:, None]], dim=1), num_steps=0)
+        new = torch.nn.functional.pad(self.tables.conds[place][:, None], (0, conds.shape[2] - 2))  # (B, 1, D)
+        larger = self.off_grid(torch.cat([conds, new], dim=1), num_steps=0)
         larger.error.masked_fill_(score.isneginf()[:, None], torch.inf)
         return larger
 
@@ -154,7 +158,7 @@ def rests(
     gram = each.flatten(2) @ phi.flatten(2).transpose(1, 2)  # (B, K, K)
     b = (form.g[:, None] * phi).sum((2, 3))  # (B, K)
     cross = each.flatten(2) @ tables.phi.flatten(1).T  # (B, K, M)
-    distant = torch.cdist(conds, tables.conds.expand(len(conds), -1, -1)) >= separation  # (B, K, M)
+    distant = torch.cdist(conds[..., :2], tables.conds.expand(len(conds), -1, -1)) >= separation  # (B, K, M)
     near = stays @ (~distant).to(phi)  # (B, S, M): how many of those that stay are too near
     return Rests(
         (stays @ b[..., None])[..., 0],

@@ -14,16 +14,21 @@ import torch
 
 from igm.data.vocabulary import Vocabulary, names_of
 from igm.error_form import ErrorForm, gain_score
+from igm.inference.closed_form import Search
 from igm.inference.closed_form_refine import Sets, refine
 from igm.inference.counting import PursuitMethod
 from igm.inference.method import Batching, check_counts, register
 from igm.inference.phi import Phi
-from igm.inference.separable import Judged, SeparableSearch, infer_known, infer_number
+from igm.inference.separable import SAME, Judged, SeparableSearch, infer_known, infer_number
+from igm.inference.settings import PursuitSettings
 from igm.inference.types import Inferred, Posterior
 from igm.models.denoiser import Denoiser
 
 ROUNDS = 4  # of all objects one after the other; most scenes need two
 SETTLE = 4  # steps of the places once the attributes are known
+SAME_PLACE = 0.05  # what was found so near to a place that is asked for is what stands there
+MOVES = 3  # of objects with attributes, at most
+HOPEFUL = 0.3  # of an object's worth: an error that is higher by more is not tried with attributes
 
 
 def combinations(vocabulary: Vocabulary) -> torch.Tensor:
@@ -67,18 +72,18 @@ class Describer:
         return chosen
 
 
-def describe(form: ErrorForm, phi: Phi, places: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """The objects (K, D) of one image at `places` (K, 2): each with the combination that is best given all others'.
+def describe(form: ErrorForm, phi: Phi, conds: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """The objects (K, D) of one image at the places of conds (K, D or 2): each with the best combination given all others'.
 
     Args:
-        values: the combinations there are (M, D - 2).
+        values: the combinations there are (M, D - 2). The search starts from those that objects have already.
     """
-    asked = Describer(form, phi, places, values)
-    unknown = phi(places)  # (K, P, R)
-    chosen = torch.zeros(len(places), dtype=torch.long, device=places.device)
-    m = unknown.sum(0)
-    for k in range(len(places)):  # the first values: the others unknown, or as already chosen
-        rest = m - unknown[k]
+    whole, places = phi.whole(conds), conds[:, :2]
+    asked, each = Describer(form, phi, places, values), phi(whole)  # each: (K, P, R)
+    m, same = each.sum(0), whole[:, None, 2:] == values  # (P, R), (K, M, D - 2)
+    chosen = same.all(2).to(torch.int8).argmax(1)  # (K,)
+    for k in (~same.all(2).any(1)).nonzero()[:, 0].tolist():  # those of unknown attributes
+        rest = m - each[k]
         chosen[k] = gain_score(*asked.scores(k, rest)).argmax()
         m = rest + asked.phi[k, chosen[k]]
     return torch.cat([places, values[asked.descend(chosen, m, ROUNDS)]], dim=1)
@@ -104,19 +109,83 @@ def marginals(lower: torch.Tensor, values: torch.Tensor, scale: float) -> torch.
 
 
 class SceneSearch(SeparableSearch):
-    """Places and numbers as `SeparableSearch` finds them; then what stands there, which moves the places a little."""
+    """Places and numbers as `SeparableSearch` finds them; then what stands there, which moves places and changes numbers.
+
+    With their attributes, objects explain their pixels so well that what is left over tells of others: sets are tried again
+    with the object taken out that is missed least, and with one more where the error is lowered most.
+    """
 
     def told(self, image: int, sets: list[Sets]) -> list[Sets]:
-        """An image's sets (each S = 1, conds (1, 1, K, 2)) with attributes."""
-        form = self.form[slice(image, image + 1)]
-        return [self.with_attributes(form, own) for own in sets]
+        """An image's sets (each S = 1, conds (1, 1, K, 2)) with attributes: those near the likely number."""
+        search = self.among(torch.tensor([image], device=self.form.g.device))
+        if len(sets) == 1:
+            return [self.moved(search, self.with_attributes(search.form, sets[0]))]
+        errors = torch.cat([own.error[:, 0] for own in sets]) + self.price(sets)
+        first = int(errors.argmin())
+        found: dict[int, Sets] = {}
+        asked = {first - 1, first, first + 1}
+        while new := sorted(i for i in asked - found.keys() if 0 <= i < len(sets)):
+            for i in new:
+                found[i] = self.with_attributes(search.form, sets[i])
+            self.exchange(search, found)
+            told = list(found.values())
+            best = list(found)[int((torch.cat([own.error[:, 0] for own in told]) + self.price(told)).argmin())]
+            asked |= {best - 1, best + 1}
+        return [found[i] for i in sorted(found)]
 
-    def with_attributes(self, form: ErrorForm, sets: Sets) -> Sets:
-        """A set with the attributes that are best, at the places that are best for them."""
-        values = self.values.to(sets.conds)
-        conds = describe(form, self.phi, sets.conds[0, 0, :, :2], values)
-        settled = refine(form, self.phi, conds[None, None], sets.real, min_separation=self.separation, num_steps=SETTLE)
-        return settled
+    def price(self, sets: list[Sets]) -> torch.Tensor:
+        """What each set pays for its objects (S,)."""
+        return (self.settings.count_penalty * self.prices(sets)).to(self.form.g)
+
+    def exchange(self, search: Search, found: dict[int, Sets]) -> None:
+        """Try for each number the next one's set without an object, and the last one's with another; keep the better."""
+        order = sorted(found)
+        pairs = [(i + 1, i) for i in reversed(order) if i + 1 in found] + [(i - 1, i) for i in order if i - 1 in found]
+        for start, i in pairs:
+            other = self.without_one(search.form, found[start]) if start > i else search.enlarged(found[start])
+            if bool(other.error.isfinite()) and float(other.error) < float(found[i].error) + self.hope(
+                search, found[i]
+            ):
+                other = self.with_attributes(search.form, other)
+                found[i] = min(found[i], other, key=lambda own: float(own.error))
+
+    def hope(self, search: Search, sets: Sets) -> float:
+        """How much higher than a set's an error may be before attributes and refinement, and still be tried."""
+        return HOPEFUL * float(search.form.const[0] - sets.error[0, 0]) / sets.conds.shape[2]
+
+    def moved(self, search: Search, sets: Sets) -> Sets:
+        """A set after moves, each of the object that is missed least to where the error is lowered most."""
+        for _ in range(MOVES):
+            if sets.conds.shape[2] == 1:
+                break
+            other = search.enlarged(self.without_one(search.form, sets))
+            if not float(other.error) < float(sets.error) + self.hope(search, sets):
+                break
+            other = self.with_attributes(search.form, other)
+            if not float(other.error) < float(sets.error) * (1 - SAME):
+                break
+            sets = other
+        return sets
+
+    def without_one(self, form: ErrorForm, sets: Sets) -> Sets:
+        """A set without the object whose absence raises the error least."""
+        each = self.phi(sets.conds[0, 0])  # (K, P, R)
+        errors, gains = form.error_at_best_gain((each.sum(0) - each)[None])  # (1, K)
+        out = int(errors[0].argmin())
+        stay = [k for k in range(len(each)) if k != out]
+        part = [errors[:, out : out + 1], gains[:, out : out + 1]]
+        return Sets(sets.conds[:, :, stay], sets.real[:, :, stay], *part)
+
+    def with_attributes(self, form: ErrorForm, sets: Sets, num_steps: int = SETTLE) -> Sets:
+        """A set with the attributes that are best, at the places that are best for them after some steps."""
+        conds = describe(form, self.phi, sets.conds[0, 0], self.values.to(sets.conds))
+        near, where = self.separation, conds[None, None]
+        return refine(form, self.phi, where, sets.real, min_separation=near, num_steps=num_steps)
+
+    def still(self, conds: torch.Tensor) -> Sets:
+        """A set of the first image, conds (1, 1, K, D), as it stands."""
+        real = torch.ones(conds.shape[:3], dtype=torch.bool, device=conds.device)
+        return refine(self.form[:1], self.phi, conds, real, min_separation=0.0, num_steps=0)
 
     def answer(self, sets: list[list[Sets]], judged: list[Judged]) -> Inferred:
         """Also how likely each value of each object is."""
@@ -136,6 +205,24 @@ class SceneSearch(SeparableSearch):
         if vocabulary is None:
             raise ValueError("the checkpoint's facts have no vocabulary")
         return combinations(vocabulary)
+
+
+@torch.no_grad()
+def infer_at(denoiser: Denoiser, posterior: Posterior, places: torch.Tensor, settings: PursuitSettings) -> Inferred:
+    """What stands at given places (K, 2) in [0, 1] of one image, B = 1, beside whatever else is found in it."""
+    search = SceneSearch(denoiser, posterior, settings)
+    s = search.settings
+    sets = search.told(0, search.every(s.max_objects)[0])
+    other = sets[search.judge(0, sets, rounds=[s.count_draws], t_range=s.count_range).best].conds[0, 0]
+    near = torch.cdist(places.to(other), other[:, :2]).amin(0) < max(search.separation, SAME_PLACE)
+    conds = torch.cat([search.phi.whole(places.to(other)), other[~near]])[None, None]
+    found = search.with_attributes(search.form, search.still(conds), num_steps=0)
+    judged = search.judge(0, [found], rounds=[s.confidence_draws], t_range=search.t_range)
+    whole, k = search.answer([[found]], [judged]), len(places)
+    whole.conds, whole.num_concepts = whole.conds[:, :k], torch.tensor([k])
+    whole.object_confidence = [own[:k] for own in whole.object_confidence or []]
+    whole.marginals = [own[:k] for own in whole.marginals or []]
+    return whole
 
 
 @register

@@ -1,6 +1,7 @@
 """Concepts that are whole objects: where each is, and its attributes (CLEVR: shape, colour, material, size)."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,7 +14,7 @@ from PIL import Image
 
 from igm.calibration.objects import measure_objects
 from igm.calibration.settings import CalibrationImages, CalibrationSettings
-from igm.data.vocabulary import blocks, decode_objects, names_of, vocabulary_of
+from igm.data.vocabulary import Vocabulary, blocks, decode_objects, names_of, vocabulary_of
 from igm.facts import Facts
 from igm.figures.marks import draw_points
 from igm.figures.objects import attribute_confusion, label_of, scene_sheet
@@ -32,14 +33,21 @@ DISTANCES = {"inf": np.inf, "0.10": 0.10, "0.05": 0.05, "0.02": 0.02}  # of aver
 
 @dataclass
 class SceneObject:
-    """One object: (x, y) in [0, 1] of the picture, y down; its attributes by name, and how sure each is."""
+    """One object: (x, y) in [0, 1] of the picture, y down; its attributes by name.
+
+    confidence: of its place. shares: how likely each value of each attribute is.
+    """
 
     position: tuple[float, float]
-    attributes: dict[str, str]
+    attributes: dict[str, str | None]
     confidence: float | None
-    attribute_confidence: dict[str, float]
+    shares: dict[str, dict[str, float]]
 
-    def __getattr__(self, name: str) -> str:
+    def likely(self, **attributes: str) -> float:
+        """How likely it is that the object has these attributes, each for itself: the product of their shares."""
+        return math.prod(self.shares[name][value] for name, value in attributes.items())
+
+    def __getattr__(self, name: str) -> str | None:
         """An attribute, as in `scene.objects[0].color`."""
         if name.startswith("_") or name not in self.attributes:
             raise AttributeError(f"an object has no {name!r}")
@@ -140,18 +148,21 @@ class Objects(Positions):
 
     def record(self, found: Inferred, row: int, names: Sequence[str]) -> Record:
         """Also the attributes of each object, and how sure each is."""
-        objects, sure = attributes_of(found, row, names)
+        vocabulary, k = vocabulary_of(names), int(found.num_concepts[row])
+        objects = decode_objects(found.conds[row, :k], vocabulary)
+        sure = [{n: max(own.values()) for n, own in each.items()} for each in shares_of(found, row, vocabulary)]
         return {**super().record(found, row, names), "objects_pred": objects, "attribute_confidence": sure}
 
     def answer(self, found: Inferred, row: int, names: Sequence[str]) -> ObjectScene:
         """The scene with its objects."""
         scene = super().answer(found, row, names)
         scene.positions = scene.positions[:, :2]
-        objects, sure = attributes_of(found, row, names)
+        vocabulary = vocabulary_of(names)
+        objects, shares = decode_objects(found.conds[row, : scene.count], vocabulary), shares_of(found, row, vocabulary)
         each = scene.object_confidence if scene.object_confidence is not None else [None] * scene.count
         own = [
-            SceneObject((float(x), float(y)), values, None if c is None else float(c), confidences)
-            for (x, y), values, c, confidences in zip(scene.positions, objects, each, sure, strict=True)
+            SceneObject((float(x), float(y)), values, None if c is None else float(c), likely)
+            for (x, y), values, c, likely in zip(scene.positions, objects, each, shares, strict=True)
         ]
         return ObjectScene(**vars(scene), objects=own)
 
@@ -212,14 +223,15 @@ class Objects(Positions):
         return written
 
 
-def attributes_of(found: Inferred, row: int, names: Sequence[str]) -> tuple[list[dict], list[dict[str, float]]]:
-    """The attributes of an image's objects, and how sure each is."""
-    vocabulary, k = vocabulary_of(names), int(found.num_concepts[row])
-    objects = decode_objects(found.conds[row, :k], vocabulary)
+def shares_of(found: Inferred, row: int, vocabulary: Vocabulary) -> list[dict[str, dict[str, float]]]:
+    """How likely each value of each attribute of an image's objects is; empty where nobody asked."""
     if found.marginals is None:
-        return objects, [{} for _ in objects]
-    shares = torch.nn.functional.pad(found.marginals[row], (2, 0))  # (K, D)
-    return objects, [{name: float(own[part].max()) for name, part in blocks(vocabulary)} for own in shares]
+        return [{} for _ in range(int(found.num_concepts[row]))]
+    shares = torch.nn.functional.pad(found.marginals[row], (2, 0)).tolist()  # K lists of D
+    return [
+        {name: dict(zip(vocabulary[name], own[part], strict=True)) for name, part in blocks(vocabulary)}
+        for own in shares
+    ]
 
 
 register(Objects())
