@@ -85,7 +85,6 @@ def train(
             meter.add(value)
             if not accelerator.sync_gradients:
                 continue
-
             step += 1
             if ema is not None:
                 ema.step(bare(learner.network).parameters())
