@@ -1,4 +1,4 @@
-"""Options for folders with labels of one's own; any other dataset refuses them."""
+"""Options for some datasets alone, such as folders with labels of one's own; any other dataset refuses them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +7,8 @@ from typing import Any
 from igm.data import DataError, find_dataset
 from igm.settings import Settings, setting, share
 
-OWN = ("val_share", "coordinates")
+OWN_LABELS = "labels of one's own (metadata.jsonl, metadata.csv, COCO)"
+MEANT_FOR = {"val_share": OWN_LABELS, "coordinates": OWN_LABELS, "variant": "CLEVRTex"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +19,10 @@ class FolderLabels(Settings):
         None, "own labels without a split: share of the pictures for validation (default 0.1)", kind=share
     )
 
+    def given(self) -> dict[str, Any]:
+        """These options by the names of a constructor's arguments; None where they are not given."""
+        return {"val_share": self.val_share}
+
     def find(self, root: str | Path, task: str) -> tuple[Any, dict[str, Any]]:
         """The class that reads a folder, and those of these options that were given, for its constructor.
 
@@ -25,20 +30,23 @@ class FolderLabels(Settings):
             DataError: the folder's dataset does not take one of them.
         """
         kind: Any = find_dataset(root, task)
-        given = {name: value for name in OWN if (value := getattr(self, name, None)) is not None}
+        given = {name: value for name, value in self.given().items() if value is not None}
         for name, value in given.items():
             if name not in kind.options:
-                raise DataError(
-                    f"--{name} {value} is for labels of one's own (metadata.jsonl, metadata.csv, COCO); --dataset_root "
-                    f"{root} is read as {kind.__name__}: leave it out"
-                )
+                read_as = f"--dataset_root {root} is read as {kind.__name__}"
+                raise DataError(f"--{name} {value} is for {MEANT_FOR[name]}; {read_as}: leave it out")
         return kind, given
 
 
 @dataclass(frozen=True, kw_only=True)
 class PointLabels(FolderLabels):
-    """What a folder with points of one's own can be told."""
+    """What a folder with points can be told."""
 
     coordinates: str | None = setting(
         None, "of own labels' points (default: pixels)", choices=("pixels", "normalised"), metavar="pixels|normalised"
     )
+    dataset_variant: str | None = setting(None, "of CLEVRTex: full, camo, outd, ...", option="variant")
+
+    def given(self) -> dict[str, Any]:
+        """Also those of points."""
+        return {**super().given(), "coordinates": self.coordinates, "variant": self.dataset_variant}
