@@ -220,6 +220,13 @@ def test_no_table_shows_an_interval_without_width():
     )
 
 
+@pytest.mark.parametrize(("value", "cell"), [(1, "100.0 % [99.9, 100.0]"), (0, "0.0 % [0.0, 0.1]")])
+def test_cells_keep_a_width_over_many_images(value, cell):
+    right = np.full(20_000, value)
+    group = {"metrics": {"found": value}, "ci95": {"found": share_interval(right, np.ones(20_000))}}
+    assert share_cell(group, "found") == cell
+
+
 def test_balanced_accuracy_of_all_right_by_hand():
     """4 shares of 20 of 20, each a quarter: 1 - (1 - 20 / (20 + z^2)) sqrt(4) / 4."""
     records = [attribute_record(v, v) for v in ((0, 1), (1, 0))] * 20
