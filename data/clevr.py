@@ -16,8 +16,9 @@ import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -103,8 +104,8 @@ class Clevr(ObjectDataset):
     ):
         super().__init__(resolution, fit, flip)
         self.split, self.max_objects = split, num_objects[1]
-        self.scenes_file = self.listing = find_scenes(Path(root), split)
-        self.index = load_index(self.scenes_file)
+        self.scenes_file, self.index = self.open_scenes(Path(root), split)
+        self.listing = self.scenes_file
         names, counts = self.index["files"], self.index["counts"]
         rows = np.flatnonzero((counts >= num_objects[0]) & (counts <= num_objects[1]))[:max_images]
         if not len(rows):
@@ -113,8 +114,8 @@ class Clevr(ObjectDataset):
             raise NothingAsked(
                 f"{self.scenes_file}: no scene with {low} to {high} objects (it has {present}); ask for others"
             )
-        folder = find_images(Path(root), self.scenes_file, split, names[:10].tolist())
-        places = [f"{self.scenes_file}, scene {row + 1}" for row in rows.tolist()]
+        folder = self.image_folder(Path(root), names[:10].tolist())
+        places = [self.place_of_scene(row) for row in rows.tolist()]
         files = [locate_file(folder, *named) for named in zip(names[rows].tolist(), places, strict=True)]
         ids = np.array(unique_ids(names.tolist()))[rows].tolist()
         kept = self.admit(folder, files, ids, skip_bad_images, places)
@@ -127,9 +128,22 @@ class Clevr(ObjectDataset):
         """Whether a folder holds scenes of any split."""
         return bool(found_splits(root))
 
+    def open_scenes(self, root: Path, split: str) -> tuple[Path, Index]:
+        """Where the scenes of a split stand, and all of them, as `load_index` gives them."""
+        scenes_file = find_scenes(root, split)
+        return scenes_file, load_index(scenes_file)
+
+    def image_folder(self, root: Path, names: Sequence[str]) -> Path:
+        """The folder that the images' names are relative to; `names` are the first of them."""
+        return find_images(root, self.scenes_file, self.split, names)
+
+    def place_of_scene(self, scene: int) -> str:
+        """Where a scene of the index stands, for a message."""
+        return f"{self.scenes_file}, scene {scene + 1}"
+
     def place_of(self, row: int) -> str:
         """Where a scene stands, for a message."""
-        return f"{self.scenes_file}, scene {self.rows[row] + 1}"
+        return self.place_of_scene(int(self.rows[row]))
 
 
 def scenes_places(root: Path, split: str) -> list[Path]:
@@ -185,12 +199,21 @@ def load_index(scenes_file: Path) -> Index:
         files (S,) str, counts (S,) int, starts (S,) first row of each scene in `pixel_coords` (sum of counts, 2).
     """
     stat = scenes_file.stat()
-    name = f"{INDEX_VERSION}:{scenes_file.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
-    key = hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[:16]
-    cached = cache_dir() / f"{scenes_file.stem}-{key}.npz"
+    stamp = f"{scenes_file.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
+    return cached_index(scenes_file.stem, stamp, lambda: parse_scenes(scenes_file))
+
+
+def cached_index(name: str, stamp: str, parse: Callable[[], Index]) -> Index:
+    """An index from the cache, or else what `parse` gives.
+
+    Args:
+        name: of the cached file, for a person. stamp: of the files that the index is made from.
+    """
+    key = hashlib.sha256(f"{INDEX_VERSION}:{stamp}".encode(errors="surrogateescape")).hexdigest()[:16]
+    cached = cache_dir() / f"{name}-{key}.npz"
     index = read_index(cached)
     if index is None:
-        index = parse_scenes(scenes_file)
+        index = parse()
         save_index(cached, index)
     return index
 
@@ -231,14 +254,18 @@ def parse_scenes(scenes_file: Path) -> Index:
         if fault := fault_of_scene(scene):
             raise DataError(f"{scenes_file}, scene {number}{name_of(scene)}: {fault}")
     check_names(scenes_file, [scene["image_filename"] for scene in scenes])
-    files = np.array([scene["image_filename"] for scene in scenes], dtype=str)
-    counts = np.array([len(scene["objects"]) for scene in scenes], dtype=np.int64)
-    coords = [thing["pixel_coords"][:2] for scene in scenes for thing in scene["objects"]]
+    return make_index([scene["image_filename"] for scene in scenes], [scene["objects"] for scene in scenes])
+
+
+def make_index(names: Sequence[str], objects: Sequence[list[dict[str, Any]]]) -> Index:
+    """The arrays of `load_index`, of images' names and their sound objects."""
+    files = np.array(names, dtype=str)
+    counts = np.array([len(own) for own in objects], dtype=np.int64)
+    coords = [thing["pixel_coords"][:2] for own in objects for thing in own]
     pixel_coords = np.array(coords, dtype=np.float32).reshape(len(coords), 2)
     starts = np.cumsum(counts) - counts
-    things = [thing for scene in scenes for thing in scene["objects"]]
     named = {"files": files, "counts": counts, "starts": starts, "pixel_coords": pixel_coords}
-    return named | attributes_of(things)
+    return named | attributes_of([thing for own in objects for thing in own])
 
 
 def name_of(scene: object) -> str:
@@ -254,6 +281,11 @@ def fault_of_scene(scene: object) -> str:
     name, objects = scene.get("image_filename"), scene.get("objects")
     if not isinstance(name, str) or not name or len(name) > 1000:
         return f"image_filename is {shown(name)}, expected the name of its image; write it"
+    return fault_of_objects(objects)
+
+
+def fault_of_objects(objects: object) -> str:
+    """What is wrong with the objects of a scene, and the mend; empty if nothing is."""
     if not isinstance(objects, list):
         return f"objects is {shown(objects)}, expected a list of its objects ([] for none); write it"
     for number, thing in enumerate(objects, 1):

@@ -49,6 +49,82 @@ def bootstrap_interval(
     return [float(low), float(high)]
 
 
+def share_interval(
+    right: ArrayLike, of: ArrayLike, num_bootstrap: int = 1000, seed: int = 0, level: float = 0.95
+) -> list[float] | None:
+    """Interval of the share sum(right) / sum(of), over images; it has a width even where all or none is right.
+
+    Where no image counts more than once, Wilson's score interval (1927). Otherwise the hull of the bootstrap over images,
+    which knows that what one image holds may go right or wrong together, and of Wilson's interval of sum(of)
+    independent trials, below whose width no share is known: where nothing varies a bootstrap has none.
+
+    Args:
+        right: (B,) what is right per image, between 0 and `of`. of: (B,) of how much.
+        num_bootstrap, seed, level: as `bootstrap_interval`.
+
+    Returns:
+        [low, high], or None where there is nothing to be right.
+
+    Raises:
+        ValueError: if the arguments are not two vectors of one length, or more is right than there is.
+    """
+    right, of = np.asarray(right, dtype=float), np.asarray(of, dtype=float)
+    if right.ndim != 1 or right.shape != of.shape:
+        raise ValueError(f"expected two vectors of one length, got shapes {right.shape} and {of.shape}")
+    if ((right < 0) | (right > of)).any():
+        raise ValueError(f"no shares: {right.tolist()} of {of.tolist()}")
+    if of.sum() == 0:
+        return None
+    low, high = (float(bound) for bound in wilson_interval(right.sum(), of.sum(), level))
+    if of.max() > 1:
+        resampled = bootstrap_interval(right, of, num_bootstrap, seed, level) or [low, high]
+        low, high = min(low, resampled[0]), max(high, resampled[1])
+    return [low, high]
+
+
+def difference_interval(
+    difference: ArrayLike, of: ArrayLike, num_bootstrap: int = 1000, seed: int = 0, level: float = 0.95
+) -> list[float] | None:
+    """Interval of sum(difference) / sum(of), by how much one share is above another of the same images.
+
+    The hull of the bootstrap over images, and of what Wilson's intervals of the gains' and of the losses' share leave open
+    (`sum_interval`), so that two runs that agree on few images are not said to be equal.
+
+    Args:
+        difference: (B,) right by the one less right by the other, between -`of` and `of`. of: (B,) of how much.
+        num_bootstrap, seed, level: as `bootstrap_interval`.
+
+    Returns:
+        [low, high] within [-1, 1], or None where there is nothing to be right.
+    """
+    difference, of = np.asarray(difference, dtype=float), np.asarray(of, dtype=float)
+    resampled = bootstrap_interval(difference, of, num_bootstrap, seed, level)
+    if resampled is None:
+        return None
+    changed = np.array([np.clip(difference, 0, None).sum(), np.clip(-difference, 0, None).sum()])
+    low, high = sum_interval([1, -1], changed, [of.sum(), of.sum()], level)
+    return [max(-1.0, min(low, resampled[0])), min(1.0, max(high, resampled[1]))]
+
+
+def sum_interval(
+    weights: ArrayLike, successes: ArrayLike, trials: ArrayLike, level: float = 0.95
+) -> tuple[float, float]:
+    """Interval of a weighted sum of independent shares, from Wilson's interval of each.
+
+    The distances of the bounds from the shares add up as standard errors do: Newcombe's hybrid score interval (Statistics
+    in Medicine 17, 1998, method 10) for weights 1 and -1, the square-and-add of Zou and Donner (2008) for any.
+
+    Args:
+        weights: (K,). successes, trials: (K,), trials above 0.
+    """
+    weights, shares = np.asarray(weights, dtype=float), np.asarray(successes, dtype=float) / np.asarray(trials)
+    bounds = weights * np.stack(wilson_interval(successes, trials, level))  # (2, K)
+    centre = weights * shares
+    low, high = bounds.min(0), bounds.max(0)
+    below, above = (float(np.sqrt(np.square(side - centre).sum())) for side in (low, high))
+    return float(centre.sum()) - below, float(centre.sum()) + above
+
+
 def count_confusion(records: Iterable[Mapping[str, Any]]) -> dict[int, dict[int, int]]:
     """Count the images by true and predicted number of objects: {num_true: {num_pred: images}}, keys ascending."""
     confusion: dict[int, dict[int, int]] = {}

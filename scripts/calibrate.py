@@ -51,7 +51,9 @@ def main() -> None:
         raise ModelError(f"--checkpoint {images.checkpoint} has no {file}, so that its task is unknown; name another")
     facts = Facts.read(file.parent)
     task = find_task(facts.task or "positions")
-    dataset = task.calibration_images(find_reader(task.refines or task.name), images, facts)  # before the model: mistakes show at once
+    dataset = task.calibration_images(
+        find_reader(task.refines or task.name), images, facts
+    )  # before the model: mistakes show at once
     denoiser = Denoiser.from_pretrained(images.checkpoint)
     dataset.resolution = denoiser.resolution
     if images.dry_run:

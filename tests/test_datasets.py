@@ -12,8 +12,10 @@ from igm.data import DataError, dataset_classes, find_dataset
 from igm.data.animals import Animals
 from igm.data.celeba import CelebA
 from igm.data.clevr import Clevr
+from igm.data.clevrtex import ClevrTex
 from igm.data.dataset import unique_ids
 from igm.data.labelled import LabelledFaces, LabelledScenes
+from igm.data.synthetic import clevr as scenes
 from igm.data.unlabelled import Pictures
 
 TOY = '''
@@ -101,6 +103,8 @@ def test_folders_are_recognised_by_their_content(tmp_path, clevr_root, celeba_ro
     (own_labels / "metadata.csv").write_text("file_name,points\n")
     roots = {Clevr: clevr_root, CelebA: celeba_root, Animals: tmp_path}
     roots |= {LabelledScenes: own_labels, LabelledFaces: own_labels}
+    (tmp_path / "tex" / "clevrtex_full").mkdir(parents=True)
+    roots |= {ClevrTex: tmp_path / "tex"}
     assert set(roots) == set(dataset_classes())
     for kind in roots:
         of_task = {own: root for own, root in roots.items() if own.task == kind.task}
@@ -108,12 +112,15 @@ def test_folders_are_recognised_by_their_content(tmp_path, clevr_root, celeba_ro
         assert not kind.recognises(tmp_path / "nowhere")
 
 
-@pytest.fixture(params=["Clevr", "CelebA", "Animals", "Pictures", "LabelledScenes", "LabelledFaces"])
+@pytest.fixture(params=["Clevr", "ClevrTex", "CelebA", "Animals", "Pictures", "LabelledScenes", "LabelledFaces"])
 def opened(request, tmp_path):
     """Each dataset with two pictures, as a function of options."""
     if request.param == "Clevr":
         write_clevr(tmp_path, "train", [3, 4])
         return lambda **options: Clevr(tmp_path, "train", **options)
+    if request.param == "ClevrTex":
+        scenes.generate(tmp_path, "outd", 2, (3, 4), layout="clevrtex", resolution=(48, 36))
+        return lambda **options: ClevrTex(tmp_path, "test", **options)
     if request.param == "CelebA":
         write_celeba(tmp_path, CELEBA_ROWS[:2])
         return lambda **options: CelebA(tmp_path, **options)

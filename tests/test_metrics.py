@@ -6,8 +6,18 @@ from scipy.stats import binomtest
 
 from igm.encoding import attribute_values
 from igm.matching import match_points, predictions_right, radius_name
-from igm.statistics import bootstrap_interval, count_confusion, reliability, wilson_interval
+from igm.statistics import (
+    bootstrap_interval,
+    count_confusion,
+    difference_interval,
+    reliability,
+    share_interval,
+    sum_interval,
+    wilson_interval,
+)
 from igm.tasks.attributes import attribute_metrics
+from igm.tasks.classes import label_metrics
+from igm.tasks.columns import share_cell
 from igm.tasks.positions import position_metrics
 
 
@@ -113,6 +123,115 @@ def test_bootstrap_without_anything_to_count():
     assert bootstrap_interval([0, 1], [0, 1]) == [1, 1]  # resamples that miss the second image are left out
     with pytest.raises(ValueError, match="one length"):
         bootstrap_interval([1, 2], [1])
+
+
+Z2 = 1.959963984540054**2  # of 95 %, squared
+
+
+@pytest.mark.parametrize("number", [1, 8, 60, 1000])
+def test_share_of_images_is_wilsons_closed_form(number):
+    """All right: [n / (n + z^2), 1]; none: [0, z^2 / (n + z^2)]; half: 1/2 +- z / (2 sqrt(n + z^2))."""
+    ones = np.ones(number)
+    np.testing.assert_allclose(share_interval(ones, ones), [number / (number + Z2), 1], rtol=1e-12)
+    np.testing.assert_allclose(share_interval(0 * ones, ones), [0, Z2 / (number + Z2)], rtol=1e-12, atol=1e-15)
+    half = np.sqrt(Z2 / (2 * number + Z2)) / 2
+    values = np.repeat([0, 1], number)
+    np.testing.assert_allclose(share_interval(values, np.ones(2 * number)), [0.5 - half, 0.5 + half], rtol=1e-12)
+    # images that do not count change nothing: of a class that they do not show, nothing is recalled
+    shown = np.concatenate([ones, np.zeros(5)])
+    assert share_interval(shown, shown) == share_interval(ones, ones)
+
+
+def test_share_of_objects_has_a_width_where_all_or_none_is_found():
+    of = np.array([3, 5, 4])
+    np.testing.assert_allclose(share_interval(of, of), [12 / (12 + Z2), 1], rtol=1e-12)
+    np.testing.assert_allclose(share_interval(0 * of, of), [0, Z2 / (12 + Z2)], rtol=1e-12, atol=1e-15)
+
+
+def test_share_of_objects_is_the_bootstraps_where_an_images_go_wrong_together():
+    """Half of 40 images lost as a whole: the images, not the 200 objects, are what is independent."""
+    right, of = np.repeat([0, 5], 20), np.full(40, 5)
+    assert share_interval(right, of) == bootstrap_interval(right, of)
+    low, high = share_interval(right, of)
+    assert high - low == pytest.approx(2 * 1.96 * 0.5 / np.sqrt(40), rel=0.1)
+    even = np.tile([2, 3], 20)  # and that of independent objects where all images are about alike
+    np.testing.assert_allclose(share_interval(even, of), wilson_interval(100, 200), rtol=1e-12)
+
+
+def test_shares_that_are_none():
+    assert share_interval([], []) is None and share_interval([0, 0], [0, 0]) is None
+    assert difference_interval([], []) is None
+    for right, of in (([2], [1]), ([-1], [1])):
+        with pytest.raises(ValueError, match="no shares"):
+            share_interval(right, of)
+    with pytest.raises(ValueError, match="one length"):
+        share_interval([1, 2], [1])
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.97, 0.995])
+@pytest.mark.parametrize("together", [0.0, 0.2])
+def test_shares_are_covered(share, together):
+    """400 repetitions of 60 images of 3 to 5 objects, independent, or with a rate of its own per image (beta-binomial)."""
+    rng, covered = np.random.default_rng(0), 0
+    for _ in range(400):
+        of = rng.integers(3, 6, size=60)
+        strength = (1 - together) / together if together else np.inf
+        rate = rng.beta(share * strength, (1 - share) * strength, size=60) if together else np.full(60, share)
+        low, high = share_interval(rng.binomial(of, rate), of, num_bootstrap=200)
+        covered += low <= share <= high
+    assert covered / 400 >= 0.92  # 95 % less three standard errors
+
+
+def test_a_difference_by_newcombes_closed_form():
+    """3 of 6 gained, none lost: 1/2 +- z / (2 sqrt(6 + z^2)) and at most z^2 / (6 + z^2), added as squares below."""
+    half, lost = np.sqrt(Z2 / (6 + Z2)) / 2, Z2 / (6 + Z2)
+    expected = [0.5 - np.hypot(half, lost), 0.5 + half]
+    np.testing.assert_allclose(difference_interval([1, 1, 1], [2, 2, 2]), expected, rtol=1e-12)
+    np.testing.assert_allclose(sum_interval([1, -1], [3, 0], [6, 6]), expected, rtol=1e-12)
+    np.testing.assert_allclose(difference_interval([0, 0, 0], [2, 2, 2]), [-lost, lost], rtol=1e-12)
+    low, high = difference_interval([2, 2, 2], [2, 2, 2])  # 6 of 6 gained
+    assert low == pytest.approx(1 - np.hypot(lost, lost)) and high == 1
+    # Newcombe's own example (1998, table II, case a, method 10): 56/70 - 48/80 is 0.2 in [0.0524, 0.3339]
+    low, high = sum_interval([1, -1], [56, 48], [70, 80])
+    assert (round(low, 4), round(high, 4)) == (0.0524, 0.3339)
+
+
+def test_no_table_shows_an_interval_without_width():
+    """Of any task, with all and with nothing right."""
+    right = [record([[0.1, 0.1], [0.5, 0.5]], [[0.1, 0.1], [0.5, 0.5]])] * 50
+    lost = [record([[0.1, 0.1], [0.5, 0.5]], [[0.9, 0.9]])] * 50
+    scored = [position_metrics(right), position_metrics(lost)]
+    scored += [attribute_metrics([attribute_record(v, p) for v in ((0, 1), (1, 0))] * 20) for p in ((1, 0), (0, 1))]
+    scored += [attribute_metrics([attribute_record(v, v) for v in ((0, 1), (1, 0))] * 20)]
+    scored += [attribute_metrics([attribute_record(v, v[::-1]) for v in ((0, 1), (1, 0))] * 20)]
+    for pred in ([[1, 0], [0, 1]], [[0, 1], [0, 1]]):
+        scored.append(label_metrics([{"conds_true": [[1, 0], [0, 1]], "conds_pred": pred}] * 50))
+    cells = []
+    for metrics, ci95 in scored:
+        for name, value in ci95.items():
+            if "error" not in name:
+                keys = value if isinstance(value, dict) else [None]
+                pairs = value.values() if isinstance(value, dict) else value if name.startswith("recall") else [value]
+                assert all(low < high for low, high in pairs), (name, value)
+                if not name.startswith("recall"):
+                    cells += [share_cell({"metrics": metrics, "ci95": ci95}, name, key) for key in keys]
+    assert (
+        len(cells) > 20 and any("100.0 % [" in cell for cell in cells) and any("0.0 % [0.0" in cell for cell in cells)
+    )
+
+
+@pytest.mark.parametrize(("value", "cell"), [(1, "100.0 % [99.9, 100.0]"), (0, "0.0 % [0.0, 0.1]")])
+def test_cells_keep_a_width_over_many_images(value, cell):
+    right = np.full(20_000, value)
+    group = {"metrics": {"found": value}, "ci95": {"found": share_interval(right, np.ones(20_000))}}
+    assert share_cell(group, "found") == cell
+
+
+def test_balanced_accuracy_of_all_right_by_hand():
+    """4 shares of 20 of 20, each a quarter: 1 - (1 - 20 / (20 + z^2)) sqrt(4) / 4."""
+    records = [attribute_record(v, v) for v in ((0, 1), (1, 0))] * 20
+    low, high = attribute_metrics(records)[1]["balanced_accuracy"]
+    assert low == pytest.approx(1 - Z2 / (20 + Z2) / 2) and high == 1
 
 
 def test_count_confusion():

@@ -224,7 +224,7 @@ def test_table_is_aligned_and_shows_counts_only_where_inferred(tmp_path):
     )
     lines = format_table(summary).splitlines()
     assert len({len(line) for line in lines[:4]}) == 1 and lines[2].startswith("3-5 ") and lines[3].startswith("female")
-    assert "100.0 % [100.0, 100.0]" in lines[2] and "0.0e+00" in lines[2] and "1.0e-04" in lines[3]
+    assert "100.0 % [34.2, 100.0]" in lines[2] and "0.0e+00" in lines[2] and "1.0e-04" in lines[3]
     assert "120 UNet evaluations (100 forward + 20 backward)" in lines[-1]
     assert "count accuracy" not in lines[0]
     summary["options"]["count"] = "infer"
@@ -250,14 +250,17 @@ def test_a_folder_is_scored_again_from_its_records(tmp_path, monkeypatch, capsys
 
 
 def test_two_runs_are_compared_on_the_images_that_both_have(tmp_path, monkeypatch, capsys):
-    """Of 3 shared images with 2 objects each, one run finds all, the other misses one object of each: 50 points."""
+    """Of 3 shared images with 2 objects each, one run finds all, the other misses one object of each: 50 points.
+
+    Bounds: see test_a_difference_by_newcombes_closed_form.
+    """
     near, far = record()["conds_true"], [[0.1, 0.2], [0.9, 0.9]]
     write(tmp_path / "one" / "results.jsonl", [record(name, conds_pred=near) for name in "abcd"])
     write(tmp_path / "two" / "results.jsonl", [record(name, conds_pred=far) for name in "abc"])
-    assert compare(tmp_path / "one", tmp_path / "two") == ["3-5: +50.0 points [+50.0, +50.0] on 3 images"]
+    assert compare(tmp_path / "one", tmp_path / "two") == ["3-5: +50.0 points [+0.0, +81.2] on 3 images"]
     monkeypatch.setattr(sys, "argv", ["results", str(tmp_path / "two"), "--against", str(tmp_path / "one")])
     summary.main()
-    assert capsys.readouterr().out.splitlines()[-1] == "3-5: -50.0 points [-50.0, -50.0] on 3 images"
+    assert capsys.readouterr().out.splitlines()[-1] == "3-5: -50.0 points [-81.2, -0.0] on 3 images"
     write(tmp_path / "other" / "results.jsonl", [record("z")])
     with pytest.raises(ValueError, match="no image of one task in common"):
         compare(tmp_path / "one", tmp_path / "other")

@@ -11,7 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
+from igm.data.clevr import Clevr
 from igm.data.synthetic import clevr, render
+from igm.data.synthetic.layouts import DEFAULT_SHAPES, LAYOUTS, MATERIALS, SIZES
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = (96, 64)
@@ -36,7 +38,8 @@ def files(out):
 def one_object(shape="sphere", size="large", at=(0.0, 0.0), texture="plain", rotation=0.0, material="rubber"):
     """A scene with one object and neither camera nor lamps moved."""
     thing = {"shape": shape, "size": size, "material": material, "color": "cyan", "texture": texture}
-    thing |= {"3d_coords": [*at, clevr.SIZES[size]], "rotation": rotation}
+    thing |= {"3d_coords": [*at, SIZES[size]], "rotation": rotation, "extent": SIZES[size]}
+    thing["rgb"] = [value / 255 for value in clevr.COLORS["cyan"]]
     return {"camera": list(clevr.CAMERA), "lamps": [list(p) for p in render.LAMP_POSITION], "objects": [thing]}
 
 
@@ -72,7 +75,7 @@ def test_layout_and_keys(dataset):
             keys = {"shape", "size", "material", "3d_coords", "rotation", "pixel_coords", "color"}
             assert set(thing) == keys
             assert [type(v) for v in thing["pixel_coords"]] == [int, int, float]
-            assert thing["shape"] in clevr.DEFAULT_SHAPES and thing["color"] in clevr.COLORS
+            assert thing["shape"] in DEFAULT_SHAPES and thing["color"] in clevr.COLORS
             assert thing["3d_coords"][2] == {"large": 0.7, "small": 0.35}[thing["size"]]
     counts = {len(scene["objects"]) for scene in content["scenes"]}
     assert len(counts) > 1
@@ -152,6 +155,7 @@ def test_camera_matches_clevr():
     [
         ("sphere", (3, 0, 0.7), 2.3), ("cube", (3, 0, 0.7), 2.3), ("cylinder", (3, 0, 0.7), 2.3),
         ("cone", (3, 0, 0.7), 3 - 0.35), ("torus", (3, 0, 0.7), 2.3), ("sphere", (0, 0.35, 5), 4.3 - 0.606218),
+        ("capsule", (3, 0, 0.7), 3 - 0.35), ("capsule", (0.2, 0.1, 5), 5 - 0.7 - 0.35 - 0.269258),
         ("cube", (0.2, 0.1, 5), 3.6), ("cylinder", (0.2, 0.1, 5), 3.6), ("torus", (0, -5, 0.7), math.inf),
     ],
 )  # fmt: skip
@@ -169,7 +173,7 @@ def test_rays_meet_shapes_where_geometry_says(shape, start, distance):
 @pytest.mark.parametrize("size", ["large", "small"])
 def test_sphere_silhouette_area(size):
     """A sphere in the middle of the view covers, near enough, a disc of the tangent cone's radius."""
-    radius = clevr.SIZES[size]
+    radius = SIZES[size]
     scene = one_object("sphere", size)
     scene["objects"][0]["3d_coords"] = [0.0, 0.0, 0.0]
     ids = render.id_buffer(clevr.make_batch([scene]), 384, 256)
@@ -197,7 +201,7 @@ def test_shadow_falls_away_from_the_key_lamp():
 
 
 def test_metal_differs_from_rubber_and_ground_is_grey():
-    pictures = render.render(clevr.make_batch([one_object(material=m) for m in clevr.MATERIALS]), 96, 64).float()
+    pictures = render.render(clevr.make_batch([one_object(material=m) for m in MATERIALS]), 96, 64).float()
     assert pictures[1].amax() > pictures[0].amax() + 30  # highlights
     corner = pictures[:, :8, :8]
     assert (corner.amax(-1) - corner.amin(-1)).max() <= 6 and 90 < corner.mean() < 120
@@ -212,6 +216,88 @@ def test_textures_change_the_object_alone(texture):
     changed = (plain != other).any(-1)
     assert changed[inside].float().mean() > 0.2
     assert not changed[~torch.nn.functional.max_pool2d(inside[None].float(), 3, 1, 1)[0].bool()].any()
+
+
+def with_ground(texture, scene):
+    return {
+        **scene,
+        "ground": {"texture": texture, "angle": 0.0, "scale": 1.0, "colours": [[1.0, 0.5, 0.2], [0.2, 0.9, 1.0]]},
+    }
+
+
+@pytest.mark.parametrize("texture", render.TEXTURES[1:])
+def test_grounds_change_the_ground_alone(texture):
+    scene = one_object("cube", rotation=0.4)
+    batch = clevr.make_batch([scene, with_ground(texture, scene)])
+    plain, other = render.render(batch, 96, 64).int()
+    inside = render.id_buffer(batch, 96, 64)[0] == 0
+    changed = (plain != other).any(-1)
+    assert changed[~inside].float().mean() > 0.9
+    inner = -torch.nn.functional.max_pool2d(-inside[None].float(), 3, 1, 1)[0] > 0
+    assert not changed[inner].any()  # rubber mirrors nothing
+
+
+def test_the_grounds_cells_are_where_they_should_be():
+    scene = with_ground("checker", one_object())
+    turned = {**scene, "ground": {**scene["ground"], "angle": math.pi / 2, "scale": 0.5, "texture": "stripes"}}
+    batch = clevr.make_batch([scene, turned])
+    one, two = scene["ground"]["colours"]
+
+    def colours(image, *points):
+        point = torch.tensor([[*p, 0.0] for p in points]).T
+        return render._ground_pattern(batch, point, torch.full((len(points),), image)).T.tolist()
+
+    # cells of one unit; then stripes of two units across y, which is the turned x
+    assert colours(0, (0.5, 0.5), (1.5, 0.5), (1.5, 1.5), (-0.5, 0.5)) == [
+        pytest.approx(c) for c in (one, two, one, two)
+    ]
+    assert colours(1, (0.5, 0.5), (5.5, 1.5), (0.5, 2.5), (0.5, -0.5)) == [
+        pytest.approx(c) for c in (one, one, two, two)
+    ]
+
+
+def test_a_textures_other_part_has_its_own_colour():
+    scene = one_object("sphere", texture="checker")
+    scene["objects"][0]["accent"] = [0.9, 0.1, 0.5]
+    batch = clevr.make_batch([scene])
+    np.testing.assert_allclose((batch.albedo * (1 - batch.fading))[:, 0], [0.9, 0.1, 0.5], atol=1e-6)
+    plain = clevr.make_batch([one_object("sphere", texture="checker")])
+    np.testing.assert_allclose(1 - plain.fading, 0.3, atol=1e-6)  # a shade
+
+
+def test_materials_shine_as_they_should():
+    names = ["matte", "rubber", "plastic", "lacquer"]
+    batch = clevr.make_batch([one_object(material=name) for name in names])
+    seen = render.render(batch, 96, 64).float()
+    inside = render.id_buffer(batch, 96, 64)[0] == 0
+    brightest = {name: float(picture[inside].amax()) for name, picture in zip(names, seen, strict=True)}
+    assert brightest["matte"] <= brightest["rubber"] < brightest["plastic"] - 30
+    assert brightest["rubber"] < brightest["lacquer"] - 30
+    assert (seen[1] - seen[0])[inside].sum() > 0  # rubber's wide sheen
+    assert (seen[3] - seen[0])[inside].abs().mean() > 2  # the coat mirrors all over
+
+
+def test_pictures_of_clevrtex_are_not_squashed():
+    ids = render.id_buffer(clevr.make_batch([one_object()], LAYOUTS["clevrtex"].look.tan_y), 320, 240)[0] == 0
+    assert int(ids.any(1).sum()) / int(ids.any(0).sum()) == pytest.approx(1, rel=0.03)
+
+
+def test_the_whole_look_of_clevrtex_in_clevrs_files(tmp_path):
+    options = {"grounds": ["noise"], "materials": ["lacquer"], "shapes": ["capsule"], "two_colours": True}
+    path = clevr.generate(tmp_path, "ood", 4, (6, 8), resolution=(96, 64), textures=["checker"], **options)
+    scenes = json.loads(path.read_text())["scenes"]
+    assert all(6 <= len(scene["objects"]) <= 8 for scene in scenes)
+    assert {(o["shape"], o["material"], o["texture"]) for scene in scenes for o in scene["objects"]} == {
+        ("capsule", "lacquer", "checker")
+    }
+    assert Clevr(tmp_path, "ood", (6, 8), resolution=32)[3]["mask"].sum() >= 6
+
+
+def test_clevrtex_does_not_depend_on_the_batch(tmp_path):
+    for name, size in (("one", 1), ("many", 8)):
+        options = {"layout": "clevrtex", "resolution": (64, 48), "seed": 1, "batch_size": size}
+        clevr.generate(tmp_path / name, "camo", 5, (3, 5), **options)
+    assert files(tmp_path / "one") == files(tmp_path / "many") and len(files(tmp_path / "one")) == 15
 
 
 def test_textures_and_shapes_are_written(tmp_path):
@@ -254,6 +340,8 @@ def test_command_line_mistake_is_one_line(tmp_path):
         (["--num_objects", "many"], "--num_objects"), (["--num_images", "-1"], "--num_images"),
         (["--resolution", "33"], "--resolution"), (["--shapes", "pyramid"], "--shapes"),
         (["--textures", "fur"], "--textures"), (["--seed", "-1"], "--seed"), (["--split", "a/b"], "--split"),
+        (["--layout", "clevrtex", "--split", "val"], "--split"), (["--grounds", "lawn"], "--grounds"),
+        (["--materials", "glass"], "--materials"), (["--layout", "lsun"], "--layout"),
         (["--num_objects", "80"], "--num_objects"), (["--batch_size", "0"], "--batch_size"),
     ],
 )  # fmt: skip

@@ -27,6 +27,17 @@ SKY_TAKEN = 0.35  # share of the sky's light an object hides from points it touc
 SKY_MIRRORED = 0.06  # what metal shows of the zenith, darker than the light it gives
 METAL_MIRROR, METAL_DIFFUSE, METAL_GLOSS = 0.92, 0.07, 28.0  # of mirrored, diffuse and lamp light
 RUBBER_GLOSS = 0.06  # as all of these, matched by eye and by mean brightness of 120 scenes
+# name -> (wide and sharp highlights of diffuse materials, share of light mirrored by a clear coat). The last three are not
+# CLEVR's; metal has its own formula.
+MATERIALS = {
+    "rubber": (RUBBER_GLOSS, 0.0, 0.0),
+    "metal": (0.0, 0.0, 0.0),
+    "matte": (0.0, 0.0, 0.0),
+    "plastic": (0.04, 9.0, 0.0),
+    "lacquer": (0.0, 14.0, 0.2),
+}
+
+METAL = list(MATERIALS).index("metal")
 
 Pixels = tuple[Tensor, Tensor, Tensor]  # numbers of image, row and column
 GROUND_STEP = 2e-3  # half a grey level
@@ -62,6 +73,10 @@ def _torus(p: Tensor) -> Tensor:
     return _length(_length(p[0], p[2]) - 0.7, p[1]) - 0.3  # standing on its edge
 
 
+def _capsule(p: Tensor) -> Tensor:
+    return _length(p[0], p[1], p[2] - p[2].clamp(-0.5, 0.5)) - 0.5  # upright
+
+
 # name -> (signed distance for size 1, radius of the bounding sphere, steps of sphere tracing it needs).
 # All shapes rest on the ground when their centre is as high as their size.
 SHAPES = {
@@ -70,8 +85,23 @@ SHAPES = {
     "cylinder": (_cylinder, 2**0.5, 16),
     "cone": (_cone, 2**0.5, 24),
     "torus": (_torus, 1.0, 24),
+    "capsule": (_capsule, 1.0, 16),
 }
 TEXTURES = ("plain", "checker", "stripes", "noise")
+
+
+@dataclass
+class Ground:
+    """What the ground of B scenes looks like.
+
+    texture: (B,) index into TEXTURES. turn: (2, B) cosine and sine of the pattern's rotation. scale: (B,) cells per scene
+    unit. colours: (2, 3, B) factors on the ground's light, of the pattern's two parts.
+    """
+
+    texture: Tensor
+    turn: Tensor
+    scale: Tensor
+    colours: Tensor
 
 
 @dataclass
@@ -86,10 +116,13 @@ class Batch:
     turn: Tensor  # (2, M) cosine and sine of the rotation about z
     shape: Tensor  # (M,) index into SHAPES
     texture: Tensor  # (M,) index into TEXTURES
-    metal: Tensor  # (M,) bool
+    material: Tensor  # (M,) index into MATERIALS
     albedo: Tensor  # (3, M) linear colour
+    fading: Tensor  # (3, M) by what share the texture's other part is darker (below 0: lighter)
     image: Tensor  # (M,) scene of each object
     slots: Tensor  # (B, K) objects of each scene, -1 where there are fewer
+    ground: Ground | None = None  # None: plain grey, CLEVR's
+    tan_y: float = TAN_Y  # tangent of half the view from top to bottom
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
@@ -167,7 +200,7 @@ def nearest(t: Tensor, ray: Tensor, num_rays: int) -> Tensor:
 def camera_rays(batch: Batch, image: Tensor, row: Tensor, column: Tensor, width: int, height: int) -> Tensor:
     """Directions (3, ...) of camera depth 1 through the centres of pixels (row, column) of images."""
     x = ((column + 0.5) * (2 / width) - 1) * TAN_X
-    y = (1 - (row + 0.5) * (2 / height)) * TAN_Y
+    y = (1 - (row + 0.5) * (2 / height)) * batch.tan_y
     right, up, forward = batch.axes[:, :, image]
     return forward + x * right + y * up
 
@@ -176,7 +209,7 @@ def project(batch: Batch, point: Tensor, image: Tensor) -> Tensor:
     """Project points (3, N) of scenes image (N,): (3, N) with x, y in [0, 1] from the top left, and camera depth."""
     offset = point - batch.eye[:, image]
     right, up, depth = (_dot(axis[:, image], offset) for axis in batch.axes)
-    return torch.stack([0.5 + right / depth / (2 * TAN_X), 0.5 - up / depth / (2 * TAN_Y), depth])
+    return torch.stack([0.5 + right / depth / (2 * TAN_X), 0.5 - up / depth / (2 * batch.tan_y), depth])
 
 
 def _windows(batch: Batch, width: int, height: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -185,7 +218,7 @@ def _windows(batch: Batch, width: int, height: int) -> tuple[Tensor, Tensor, Ten
     right, up, depth = (_dot(axis[:, batch.image], offset) for axis in batch.axes)
     radius = _bound(batch)
     box = []
-    for along, tan, count in ((right, TAN_X, width), (-up, TAN_Y, height)):
+    for along, tan, count in ((right, TAN_X, width), (-up, batch.tan_y, height)):
         # Exact limits of a sphere's projection along one axis.
         root = radius * (along**2 + depth**2 - radius**2).sqrt()
         limits = (torch.stack([along * depth - root, along * depth + root]) / (depth**2 - radius**2)) / tan
@@ -318,7 +351,7 @@ def _value_noise(p: Tensor) -> Tensor:
 
 
 def _pattern(texture: Tensor, p: Tensor) -> Tensor:
-    """Factor (N,) on the colour at points p (3, N) in object axes, by texture (N,)."""
+    """How much (N,) of a texture's other part shows at points p (3, N) in object axes, by texture (N,)."""
     q = p * 2 + 0.13  # off the symmetry planes, where flat faces would flicker between two squares
     checker = q.floor().sum(0) % 2
     stripes = (q[2] * 1.25).floor() % 2
@@ -326,13 +359,34 @@ def _pattern(texture: Tensor, p: Tensor) -> Tensor:
     factor = torch.stack(options)[texture.clamp(max=2), torch.arange(len(texture))]
     noisy = (texture == TEXTURES.index("noise")).nonzero()[:, 0]
     factor[noisy] = ((_value_noise(p[:, noisy] * 3 + 7) - 0.3) * 2.5).clamp(0, 1)
-    return 1 - 0.7 * factor
+    return factor
+
+
+def _ground_pattern(batch: Batch, point: Tensor, image: Tensor) -> Tensor | float:
+    """Factor (3, ...) on the ground's light at points (3, ...) of it, by image (...)."""
+    ground = batch.ground
+    if ground is None:
+        return 1.0
+    cos, sin = ground.turn[:, image]
+    x, y = ((cos * point[0] + sin * point[1]), (cos * point[1] - sin * point[0]))
+    x, y = x * ground.scale[image], y * ground.scale[image]
+    cells = torch.stack([x, y, torch.zeros_like(x)]).flatten(1)  # (3, N)
+    coarse, fine = (_value_noise(cells * factor + 11) for factor in (0.7, 2.9))
+    noise = ((0.65 * coarse + 0.35 * fine - 0.3) * 2.5).clamp(0, 1).view_as(x)
+    options = [torch.zeros_like(x), (x.floor() + y.floor()) % 2, x.floor() % 2, noise]
+    other = torch.zeros_like(x)
+    texture = ground.texture[image].expand_as(x)
+    for index, option in enumerate(options):
+        other = torch.where(texture == index, option, other)
+    one, two = ground.colours[:, :, image]  # (3, ...) each
+    return one + (two - one) * other
 
 
 def _mirrored(batch: Batch, point: Tensor, direction: Tensor, image: Tensor, own: Tensor) -> Tensor:
     """Light (3, N) that arrives at points of objects `own` from a direction: sky, ground, or other objects."""
     steep = (-direction[2]).clamp(min=0.02)
-    ground = _ground(batch, point + direction * (point[2].clamp(min=0) / steep), image)
+    below = point + direction * (point[2].clamp(min=0) / steep)
+    ground = _ground(batch, below, image) * _ground_pattern(batch, below, image)
     x = (0.4 - 1.3 * direction[2]).clamp(0, 1)  # the ground's light fades into the dark zenith, as in CLEVR's metal
     light = SKY_MIRRORED + (ground - SKY_MIRRORED) * (x * x * (3 - 2 * x))
     ray = torch.arange(len(own)).repeat(batch.slots.shape[1])
@@ -360,17 +414,24 @@ def _objects(batch: Batch, obj: Tensor, point: Tensor, view: Tensor) -> Tensor:
     normal, local = _normals(batch, obj, point)
     lamps = _lamp_directions(batch, point, image)
     light, shares = _diffuse(batch, point, normal, image, obj, lamps)
-    albedo = batch.albedo[:, obj] * _pattern(batch.texture[obj], local)
+    albedo = batch.albedo[:, obj] * (1 - batch.fading[:, obj] * _pattern(batch.texture[obj], local))
     out = albedo / GROUND_ALBEDO * light
     bounce = view - 2 * _dot(view, normal) * normal
-    metal = batch.metal[obj]
+    material = batch.material[obj]
+    wide_gloss, sharp_gloss, coat = torch.tensor(list(MATERIALS.values()))[material].T  # (N,) each
+    metal = material == METAL
     m = metal.nonzero()[:, 0]
     shine = _mirrored(batch, point[:, m], bounce[:, m], image[m], obj[m])
     out[:, m] = albedo[:, m] * (METAL_MIRROR * shine + METAL_DIFFUSE / GROUND_ALBEDO * light[:, m])
+    c = (coat > 0).nonzero()[:, 0]
+    if len(c):
+        shine = _mirrored(batch, point[:, c], bounce[:, c], image[c], obj[c])
+        out[:, c] += coat[c] * (shine - out[:, c])
     for power, share, (direction, distance, _) in zip(LAMP_POWER, shares, lamps, strict=True):
         wide = _squared(_dot(bounce, direction).clamp(min=0), 3)  # 8th power
         sharp = _squared(wide, 3)  # 64th
-        gloss = torch.where(metal, METAL_GLOSS * sharp * (0.08 + 0.92 * albedo), RUBBER_GLOSS * wide)
+        plain = wide_gloss * wide + sharp_gloss * sharp
+        gloss = torch.where(metal, METAL_GLOSS * sharp * (0.08 + 0.92 * albedo), plain)
         out += torch.tensor(power)[:, None] * (gloss * share / distance.square())
     return out
 
@@ -413,6 +474,18 @@ def _ground_picture(batch: Batch, covered: Tensor) -> Tensor:
     return picture
 
 
+def _ground_colour(batch: Batch, width: int, height: int) -> Tensor | float:
+    """Factor (3, B, height, width) on the ground's light, the mean of 2 x 2 samples a pixel."""
+    if batch.ground is None:
+        return 1.0
+    images, rows, columns = (torch.arange(n) for n in (batch.eye.shape[1], 2 * height, 2 * width))
+    where = images[:, None, None], rows[:, None], columns
+    rays, eye = camera_rays(batch, *where, 2 * width, 2 * height), batch.eye[:, where[0]]
+    point = eye - rays * (eye[2] / rays[2])  # (3, B, 2 height, 2 width)
+    one, two, three, four = _corners(torch.as_tensor(_ground_pattern(batch, point, where[0].expand(point.shape[1:]))))
+    return (one + two + three + four) / 4
+
+
 def _seen_light(batch: Batch, objects: Tensor, depths: Tensor, where: Pixels) -> Tensor:
     """Light (3, N) to the camera from the pixels `where` (three index tensors) of object and depth buffers."""
     height, width = objects.shape[1:]
@@ -445,7 +518,8 @@ def render(batch: Batch, width: int, height: int) -> Tensor:
     samples[3, image, row, column] = 1
     one, two, three, four = _corners(samples)
     mixed = (one + two + three + four) / 4  # (4, B, height, width)
-    picture = mixed[:3] + (1 - mixed[3]) * _ground_picture(batch, whole)
+    ground = _ground_picture(batch, whole) * _ground_colour(batch, width, height)
+    picture = mixed[:3] + (1 - mixed[3]) * ground
     image, row, column = whole.nonzero(as_tuple=True)
     one, two, three, four = _corners(depths)
     seen = _seen_light(batch, ids[0], (one + two + three + four) / 4, (image, row, column))

@@ -1,4 +1,4 @@
-"""Options for some datasets; the others refuse them."""
+"""Options for some datasets alone, such as folders with labels of one's own; any other dataset refuses them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,8 +8,13 @@ from igm.data import DataError, find_dataset
 from igm.data.vocabulary import FIELDS
 from igm.settings import Settings, setting, share
 
-FOLDERS = "labels of one's own (metadata.jsonl, metadata.csv, COCO)"
-OWN = {"val_share": FOLDERS, "coordinates": FOLDERS, "fields": "scenes whose objects have attributes (CLEVR)"}
+OWN_LABELS = "labels of one's own (metadata.jsonl, metadata.csv, COCO)"
+MEANT_FOR = {
+    "val_share": OWN_LABELS,
+    "coordinates": OWN_LABELS,
+    "variant": "CLEVRTex",
+    "fields": "scenes whose objects have attributes (CLEVR)",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +25,10 @@ class FolderLabels(Settings):
         None, "own labels without a split: share of the pictures for validation (default 0.1)", kind=share
     )
 
+    def given(self) -> dict[str, Any]:
+        """These options by the names of a constructor's arguments; None where they are not given."""
+        return {"val_share": self.val_share}
+
     def find(self, root: str | Path, task: str) -> tuple[Any, dict[str, Any]]:
         """The class that reads a folder, and those of these options that were given, for its constructor.
 
@@ -27,23 +36,27 @@ class FolderLabels(Settings):
             DataError: the folder's dataset does not take one of them.
         """
         kind: Any = find_dataset(root, task)
-        given = {name: value for name in OWN if (value := getattr(self, name, None)) not in (None, ())}
+        given = {name: value for name, value in self.given().items() if value not in (None, ())}
         for name, value in given.items():
             if name not in kind.options:
                 words = " ".join(value) if isinstance(value, tuple) else value
-                raise DataError(
-                    f"--{name} {words} is for {OWN[name]}; --dataset_root {root} is read as {kind.__name__}: leave it out"
-                )
+                read_as = f"--dataset_root {root} is read as {kind.__name__}"
+                raise DataError(f"--{name} {words} is for {MEANT_FOR[name]}; {read_as}: leave it out")
         return kind, given
 
 
 @dataclass(frozen=True, kw_only=True)
 class PointLabels(FolderLabels):
-    """What a folder with points of one's own can be told."""
+    """What a folder with points can be told."""
 
     coordinates: str | None = setting(
         None, "of own labels' points (default: pixels)", choices=("pixels", "normalised"), metavar="pixels|normalised"
     )
+    dataset_variant: str | None = setting(None, "of CLEVRTex: full, camo, outd, ...", option="variant")
+
+    def given(self) -> dict[str, Any]:
+        """Also those of points."""
+        return {**super().given(), "coordinates": self.coordinates, "variant": self.dataset_variant}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,3 +64,7 @@ class ObjectLabels(PointLabels):
     """What scenes whose objects have attributes can be told."""
 
     fields: tuple[str, ...] = setting((), "of objects, beside the position", choices=("all", *FIELDS), nargs="+")
+
+    def given(self) -> dict[str, Any]:
+        """Also the fields."""
+        return {**super().given(), "fields": self.fields}

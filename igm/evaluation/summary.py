@@ -22,7 +22,7 @@ from igm.evaluation.records import (
 )
 from igm.evaluation.table import format_table
 from igm.settings import shortened
-from igm.statistics import bootstrap_interval
+from igm.statistics import difference_interval
 from igm.tasks import find_task
 from igm.tasks.task import Task
 
@@ -154,7 +154,7 @@ def compare_group(task: Task, group: str, pairs: Sequence[tuple[Record, Record]]
     ours, theirs = zip(*pairs, strict=True)
     (top, of), (other_top, _) = task.headline(ours), task.headline(theirs)
     difference = np.asarray(top, dtype=float) - other_top
-    low, high = bootstrap_interval(difference, of) or (math.nan, math.nan)
+    low, high = difference_interval(difference, of) or (math.nan, math.nan)
     score = 100 * difference.sum() / of.sum()
     return f"{group}: {score:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}] on {len(pairs):,} images"
 

@@ -26,7 +26,7 @@ from igm.figures.style import (
     unit_square,
 )
 from igm.matching import HEADLINE_RADIUS, RADII, matched_distances, num_within
-from igm.statistics import bootstrap_interval
+from igm.statistics import share_interval
 
 LEGEND_HEIGHT = 0.14  # inches
 
@@ -88,7 +88,7 @@ def perception_curve(
         if num_true.sum() == 0:
             continue
         found = [num_within(distances, radius) for radius in radii]
-        bounds = 100 * np.array([bootstrap_interval(n, num_true) for n in found])
+        bounds = 100 * np.array([share_interval(n, num_true) for n in found])
         axes.fill_between(radii, *bounds.T, color=colour, alpha=0.16, linewidth=0)
         label = f"{group} ({len(num_true)} images)"
         axes.plot(radii, [100 * n.sum() / num_true.sum() for n in found], line, color=colour, label=label)

@@ -13,7 +13,7 @@ from igm.facts import Facts
 from igm.figures.labels import attribute_bars, attribute_sheet
 from igm.inference.types import Inferred
 from igm.models import ModelError
-from igm.statistics import bootstrap_interval, with_truth
+from igm.statistics import share_interval, sum_interval, with_truth
 from igm.tasks import register
 from igm.tasks.columns import keys_of, share_cell, share_columns
 from igm.tasks.labels import Labels, as_labels
@@ -46,26 +46,21 @@ def attribute_metrics(
         return empty, dict(empty)
     true, pred = (np.array([attribute_values(r[name]) for r in records]) for name in ("conds_true", "conds_pred"))
     names = records[0].get("concept_names") or [str(k) for k in range(true.shape[1])]
-    right, ones = true == pred, np.ones(len(true))
+    right, ones, of = true == pred, np.ones(len(true)), np.full(len(true), true.shape[1])
     metrics: dict[str, Any] = {"accuracy": float(right.mean()), "exact_match": float(right.all(1).mean())}
     ci95: dict[str, Any] = {
-        "accuracy": bootstrap_interval(right.mean(1), ones, num_bootstrap, seed),
-        "exact_match": bootstrap_interval(right.all(1), ones, num_bootstrap, seed),
+        "accuracy": share_interval(right.sum(1), of, num_bootstrap, seed),
+        "exact_match": share_interval(right.all(1), ones),
     }
     metrics["accuracy_per_attribute"] = {name: float(r.mean()) for name, r in zip(names, right.T, strict=True)}
-    ci95["accuracy_per_attribute"] = {
-        name: bootstrap_interval(r, ones, num_bootstrap, seed) for name, r in zip(names, right.T, strict=True)
-    }
+    ci95["accuracy_per_attribute"] = {name: share_interval(r, ones) for name, r in zip(names, right.T, strict=True)}
     counts = np.random.default_rng(seed).multinomial(len(true), ones / len(true), num_bootstrap)  # resampled images
     balanced, spread = _balanced(true, right, ones[None])[0], _balanced(true, right, counts)  # (K,), (S, K)
     metrics["balanced_accuracy"] = None if np.isnan(balanced).all() else float(np.nanmean(balanced))
     metrics["balanced_accuracy_per_attribute"] = {
         name: None if np.isnan(value) else float(value) for name, value in zip(names, balanced, strict=True)
     }
-    spread = spread[:, ~np.isnan(balanced)]
-    spread = spread[~np.isnan(spread).all(1)]  # a small resample may miss a value of every attribute
-    low_high = np.quantile(np.nanmean(spread, axis=1), (0.025, 0.975)).tolist() if spread.size else None
-    ci95["balanced_accuracy"] = low_high
+    ci95["balanced_accuracy"] = _balanced_interval(true, right, ~np.isnan(balanced), spread)
     return metrics, ci95
 
 
@@ -74,6 +69,27 @@ def _balanced(true: np.ndarray, right: np.ndarray, weights: np.ndarray) -> np.nd
     with np.errstate(invalid="ignore"):
         shares = [(weights @ (right & is_value)) / (weights @ is_value) for is_value in (true == 1, true == 0)]
     return (shares[0] + shares[1]) / 2
+
+
+def _balanced_interval(
+    true: np.ndarray, right: np.ndarray, known: np.ndarray, spread: np.ndarray
+) -> list[float] | None:
+    """Interval of the mean balanced accuracy of the `known` attributes (K,): a hull as that of `share_interval`.
+
+    Args:
+        true, right: (B, K). spread: (S, K) balanced accuracies of resampled images.
+    """
+    if not known.any():
+        return None
+    true, right, spread = true[:, known], right[:, known], spread[:, known]
+    shown = np.concatenate([true == 1, true == 0], axis=1)  # (B, 2 K), each with an image
+    found = shown & np.concatenate([right, right], axis=1)
+    weights = np.full(shown.shape[1], 1 / shown.shape[1])
+    low, high = sum_interval(weights, found.sum(0), shown.sum(0))
+    spread = spread[~np.isnan(spread).all(1)]  # a small resample may miss a value of every attribute
+    resampled = np.nanmean(spread, axis=1) if len(spread) else np.array([low, high])
+    below, above = np.quantile(resampled, (0.025, 0.975)).tolist()
+    return [max(0.0, min(low, below)), min(1.0, max(high, above))]
 
 
 class Attributes(Task):

@@ -9,7 +9,7 @@ import numpy as np
 from igm.encoding import numbers_of
 from igm.figures.labels import label_sheet
 from igm.inference.types import Inferred
-from igm.statistics import bootstrap_interval, ratio, with_truth
+from igm.statistics import ratio, share_interval, with_truth
 from igm.tasks import register
 from igm.tasks.columns import count_was_inferred, share_columns
 from igm.tasks.labels import Labels, as_labels
@@ -18,9 +18,7 @@ from igm.tasks.task import Column, Finding, Groups, Record, Scores, Sheet, Task,
 MOST_COLUMNS = 8  # more classes do not fit on a line; summary.json has them
 
 
-def label_metrics(
-    records: Iterable[Mapping[str, Any]], num_bootstrap: int = 1000, seed: int = 0
-) -> tuple[dict[str, Any], dict[str, Any]]:
+def label_metrics(records: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Score inferred sets of classes; conditions are one-hot rows.
 
     - pair_accuracy: share of images whose predicted set of classes is exactly the true one (of any size).
@@ -42,12 +40,12 @@ def label_metrics(
         ("pair_accuracy", [true == pred for true, pred in sets]),
         ("count_accuracy", [len(true) == len(pred) for true, pred in sets]),
     ]:
-        metrics[name], ci95[name] = ratio(top, ones), bootstrap_interval(top, ones, num_bootstrap, seed)
+        metrics[name], ci95[name] = ratio(top, ones), share_interval(top, ones)
     for number in range(num_classes):
         shown = [number in true for true, _ in sets]
         found = [number in true & pred for true, pred in sets]
         metrics["recall_per_class"].append(ratio(found, shown))
-        ci95["recall_per_class"].append(bootstrap_interval(found, shown, num_bootstrap, seed))
+        ci95["recall_per_class"].append(share_interval(found, shown))
     return metrics, ci95
 
 

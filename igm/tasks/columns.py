@@ -1,5 +1,6 @@
 """Cells of tables: shares in %, the headline ones with their 95 % interval."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,10 @@ def share_cell(group: Mapping[str, Any], name: str, key: str | None = None, inte
         return "-"
     if not interval or bounds is None:
         return f"{100 * value:.1f} %"
-    return f"{100 * value:.1f} % [{100 * bounds[0]:.1f}, {100 * bounds[1]:.1f}]"
+    low, high = (f"{100 * bound:.1f}" for bound in bounds)
+    if low == high and bounds[0] < bounds[1]:  # of many thousand images: outwards, so that there is a width
+        low, high = f"{math.floor(1000 * bounds[0]) / 10:.1f}", f"{math.ceil(1000 * bounds[1]) / 10:.1f}"
+    return f"{100 * value:.1f} % [{low}, {high}]"
 
 
 def share_columns(groups: Sequence[Mapping[str, Any]], names: Iterable[str]) -> list[tuple[str, list[str]]]:

@@ -27,7 +27,7 @@ from igm.matching import (
     radius_name,
 )
 from igm.models import ModelError
-from igm.statistics import bootstrap_interval, ratio, with_truth
+from igm.statistics import bootstrap_interval, ratio, share_interval, with_truth
 from igm.tasks import register
 from igm.tasks.columns import count_was_inferred, keys_of, share_cell, share_columns
 from igm.tasks.task import Column, Finding, Groups, Record, Scores, Sheet, Task, padded
@@ -68,16 +68,18 @@ def position_metrics(
     ci95: dict[str, Any] = {"perception_rate": {}}
     for name, (found, of) in ratios.items():
         metrics["perception_rate"][name] = ratio(found, of)
-        ci95["perception_rate"][name] = bootstrap_interval(found, of, num_bootstrap, seed)
+        ci95["perception_rate"][name] = share_interval(found, of, num_bootstrap, seed)
     same_count = [record["num_pred"] == record["num_true"] for record in records]
     parts: list[tuple[str, ArrayLike, ArrayLike]] = [
         ("estimation_error", [s.sum() for s in squared], [2 * len(s) for s in squared]),
         ("estimation_error_perceived", [s.sum() for s in near], [2 * len(s) for s in near]),
-        ("count_accuracy", same_count, np.ones(len(records))),
     ]
     for name, top, bottom in parts:
         metrics[name] = ratio(top, bottom)
         ci95[name] = bootstrap_interval(top, bottom, num_bootstrap, seed)
+    images = np.ones(len(records))
+    metrics["count_accuracy"] = ratio(same_count, images)
+    ci95["count_accuracy"] = share_interval(same_count, images)
     return metrics, ci95
 
 

@@ -37,7 +37,7 @@ class CompositionalLearner(Learner):
     """
 
     name = "compositional"
-    draws = True
+    draws = sees_conds = True
 
     def __init__(self, denoiser: Denoiser, snr_gamma: float | None = None):
         super().__init__(denoiser.network, denoiser.facts)
@@ -59,7 +59,16 @@ class CompositionalLearner(Learner):
         return {"conds": conds, "weights": weights, "index": index, **{n: both[n] for n in IMAGES if n in both}}
 
     def loss(self, batch: Batch) -> torch.Tensor:
-        """Mean denoising error of the composition."""
+        """Mean denoising error of the composition, weighted where that is asked for."""
+        error = self.held_out_error(batch)  # (B,)
+        if self.snr_gamma is not None:
+            kind = self.scheduler.config.prediction_type
+            abar: Any = self.denoiser.alphas_cumprod
+            error = error * snr_weights(abar, batch["t"], self.snr_gamma, kind)
+        return error.mean()
+
+    def held_out_error(self, batch: Batch) -> torch.Tensor:
+        """Denoising error (B,) of each image's composition, without weights."""
         if "posterior_mean" in batch:
             mean, std = batch["posterior_mean"], batch["posterior_std"]  # (B, C, H, W) each
         else:
@@ -67,12 +76,11 @@ class CompositionalLearner(Learner):
                 mean, std = self.denoiser.encode(batch["pixel_values"])
         x_0 = mean + std * batch["posterior_eps"]  # (B, C, H, W)
         noise = Noise(batch["t"], batch["eps"])
-        error = self.error(x_0, noise, batch)  # (B,)
-        if self.snr_gamma is not None:
-            kind = self.scheduler.config.prediction_type
-            abar: Any = self.denoiser.alphas_cumprod
-            error = error * snr_weights(abar, noise.t, self.snr_gamma, kind)
-        return error.mean()
+        return self.error(x_0, noise, batch)
+
+    def inference_model(self) -> Denoiser:
+        """The denoiser."""
+        return self.denoiser
 
     def error(self, x_0: torch.Tensor, noise: Noise, batch: Batch) -> torch.Tensor:
         """Denoising error (B,) of each image's composition, x_0 (B, C, H, W), on one draw each."""

@@ -4,6 +4,7 @@ A file in `igm/training` or `igm/baselines` that defines a subclass with a `name
 `--learner NAME` finds it.
 """
 
+import contextlib
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
+from accelerate import Accelerator
 from torch import nn
 
 from igm import UserError
@@ -45,6 +47,7 @@ class Learner(ABC):
     idle_options: ClassVar[frozenset[str]] = frozenset()  # options that have no effect on it
     rare_options: ClassVar[frozenset[str]] = frozenset()  # of RARE_OPTIONS those that have
     draws: ClassVar[bool] = False  # whether it makes validation pictures
+    sees_conds: ClassVar[bool] = False  # whether conditions are what its network is given, not what it is to say
 
     def __init__(self, network: nn.Module, facts: Facts):
         self.network: Any = network  # its config, and how it is saved, are diffusers'
@@ -74,6 +77,14 @@ class Learner(ABC):
     @abstractmethod
     def loss(self, batch: Batch) -> torch.Tensor:
         """What is minimised, of a batch of `collate` and of the noise that `noise` asks for: a scalar."""
+
+    def held_out_error(self, batch: Batch) -> torch.Tensor:
+        """How well it does on a batch of held-out images: (B,), or one number for all of them; by default the loss."""
+        return self.loss(batch)
+
+    def inference_model(self) -> Any:
+        """What methods of inference ask, with the network as it is now; None where they cannot."""
+        return None
 
     @abstractmethod
     def trial_pass(self, network: nn.Module, rows: int, images: int) -> torch.Tensor:
@@ -118,6 +129,21 @@ class Learner(ABC):
 def bare(network: nn.Module) -> Any:
     """The network itself, which several processes wrap."""
     return getattr(network, "module", network)
+
+
+@contextlib.contextmanager
+def measuring(accelerator: Accelerator, learner: Learner) -> Iterator[None]:
+    """The learner's network bare and in eval mode; what is drawn inside leaves the training's random numbers alone."""
+    wrapped = learner.network
+    devices = [accelerator.device] if accelerator.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        learner.use(accelerator.unwrap_model(wrapped))
+        learner.network.eval()
+        try:
+            yield
+        finally:
+            learner.network.train()
+            learner.use(wrapped)
 
 
 def find_learner(name: str, task: str | None = None) -> type[Learner]:

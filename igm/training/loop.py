@@ -37,7 +37,8 @@ def train(
     *,
     same_run: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
-    validate: Callable[[int], None] | None = None,
+    validate: Callable[[int], Mapping[str, float] | None] | None = None,
+    on_begin: Callable[[int], None] | None = None,
 ) -> int:
     """Train `learner.network` in place; return the last step.
 
@@ -46,7 +47,8 @@ def train(
         output_dir: where `checkpoint-<step>` folders go.
         same_run: facts that a resumed run must share with its checkpoint.
         options: everything that was asked for, by name, kept in every checkpoint beside the command and the versions.
-        validate: called with the step, by every process, every `validation_steps` steps.
+        validate: called with the step, by every process, every `validation_steps` steps; the values that it returns, if
+            any, are reported. on_begin: called once with the step to begin at, when the weights are those of this step.
 
     Raises:
         TrainingError: the loss is not finite, or memory or a loader process is gone; the last good checkpoint is kept.
@@ -61,6 +63,8 @@ def train(
     parts, limit = (learner, optimizer, ema), s.checkpoints_total_limit
     checkpoints = Checkpoints(accelerator, *parts, Path(output_dir), facts, made_by, limit)
     step = checkpoints.begin(s)
+    if on_begin is not None:
+        on_begin(step)
     loader = make_loader(accelerator, learner, dataset, s, share, step)
     with (
         faults_in_one_line(s.dataloader_num_workers),
@@ -81,7 +85,6 @@ def train(
             meter.add(value)
             if not accelerator.sync_gradients:
                 continue
-
             step += 1
             if ema is not None:
                 ema.step(bare(learner.network).parameters())
@@ -93,7 +96,7 @@ def train(
                 checkpoints.save(step)
             if validate is not None and (last or step % s.validation_steps == 0):
                 with torch.compiler.set_stance("force_eager"):  # pictures come in other shapes than batches
-                    validate(step)
+                    meter.held_out(validate(step), step)
     return step
 
 
@@ -237,6 +240,7 @@ class Meter:
         self.accelerator, self.settings, self.images_per_step = accelerator, settings, images_per_step
         self.losses: list[torch.Tensor] = []
         self.step, self.time = step, time.perf_counter()
+        self.shown: dict[str, str] = {}  # beside the bar
         hidden = not accelerator.is_local_main_process
         self.bar = tqdm(total=settings.num_steps, initial=step, unit="step", disable=hidden)
 
@@ -265,11 +269,21 @@ class Meter:
             "images_per_second": (step - self.step) * self.images_per_step / elapsed,
         }
         self.bar.update(step - self.step)
-        self.bar.set_postfix(
-            {"loss": f"{loss:.4f}", "lr": f"{values['lr']:.1e}", "img/s": f"{values['images_per_second']:.0f}"}
-        )
+        self.shown |= {
+            "loss": f"{loss:.4f}",
+            "lr": f"{values['lr']:.1e}",
+            "img/s": f"{values['images_per_second']:.0f}",
+        }
+        self.bar.set_postfix(self.shown)
         self.accelerator.log(values, step=step)
         self.losses, self.step, self.time = [], step, time.perf_counter()
+
+    def held_out(self, values: Mapping[str, float] | None, step: int) -> None:
+        """Report what was measured on held-out images, if anything."""
+        if values:
+            self.shown |= {"val": f"{values['val_error']:.4f}"}
+            self.bar.set_postfix(self.shown)
+            self.accelerator.log(dict(values), step=step)
 
     def close(self) -> None:
         """End the progress bar."""

@@ -12,7 +12,7 @@ from igm.composition import predictor
 from igm.figures import save_image_grid
 from igm.models.denoiser import Denoiser
 from igm.models.sampling import CompositionPipeline
-from igm.training.learner import Learner
+from igm.training.learner import Learner, measuring
 
 
 def validation_pictures(
@@ -58,12 +58,8 @@ def make_validator(
 
     def validate(step: int) -> None:
         if accelerator.is_main_process:
-            wrapped = learner.network
-            learner.use(accelerator.unwrap_model(wrapped))
-            learner.network.eval()
-            rows = learner.pictures(items, **sampling)
-            learner.network.train()
-            learner.use(wrapped)
+            with measuring(accelerator, learner):
+                rows = learner.pictures(items, **sampling)
             titles = ["input", "composed"] + [f"concept {k + 1}" for k in range(max(map(len, rows)) - 2)]
             path = Path(output_dir) / "validation" / f"step-{step:06d}.png"
             picture = np.asarray(save_image_grid(rows, path, column_titles=titles))

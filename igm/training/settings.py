@@ -109,7 +109,9 @@ class TrainSettings(Settings):
     resume_from_checkpoint: str | None = setting(
         None, "'latest', or a checkpoint folder (default: start at step 0)", kind=path, determines=False
     )
-    validation_steps: int = setting(1000, "steps between validation pictures", kind=positive, determines=False)
+    validation_steps: int = setting(
+        1000, "steps between validations: held-out error, pictures", kind=positive, determines=False
+    )
 
     def check(self) -> None:
         """Raise SettingError where the density of timesteps has no width."""
@@ -155,11 +157,15 @@ class TrainSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class ReportSettings(Settings):
-    """Where losses are reported, and the validation pictures."""
+    """Where losses are reported, what is measured on held-out images, and the validation pictures."""
 
     report_to: str = setting("wandb", "wandb, tensorboard, all, none, ... (as accelerate)", determines=False)
     logging_dir: str = setting("logs", "trackers' folder inside the run's", kind=path, determines=False)
-    num_validation_images: int = setting(4, "0: none", kind=not_negative, determines=False)
+    held_out_images: int = setting(
+        64, "validation images whose error is measured; 0: none", kind=not_negative, determines=False
+    )
+    validation_found: bool = setting(False, "also the share found in 16 of them", determines=False)
+    num_validation_images: int = setting(4, "pictures; 0: none", kind=not_negative, determines=False)
     val_batch_size: int = setting(4, "images sampled at once", kind=positive, determines=False)
     validation_scheduler: str = setting(
         "DPMSolverMultistepScheduler", "sampler of the pictures", choices=sorted(SCHEDULERS), determines=False

@@ -5,7 +5,7 @@ import dataclasses
 import hashlib
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from accelerate.utils import (
     set_seed,
 )
 
-from igm import UserError, warn
+from igm import UserError, say, warn
 from igm.devices import compiler_works, usable_precision
 from igm.dry_run import describe, memory_estimate, parts_of
 from igm.facts import Facts
@@ -31,8 +31,10 @@ from igm.models.unet import cond_size as size_of_cond
 from igm.models.unet import read_config
 from igm.provenance import provenance
 from igm.publishing import create_repository
+from igm.tasks import find_task
 from igm.training.checkpoints import check_same_run, find_checkpoint, is_own, list_checkpoints, plain
 from igm.training.codecs import fitted_codec, is_unfitted
+from igm.training.held_out import HeldOut, encoded, method_for
 from igm.training.latent_cache import CachedLatents, build_cache, cache_bytes, cache_index, cache_path
 from igm.training.learner import Learner
 from igm.training.loop import train
@@ -123,6 +125,7 @@ def run_training(
     training, run_dir = job.training, job.run_dir
     if training.compile and not compiler_works(accelerator.device):
         training = dataclasses.replace(training, compile=False)
+    held_out = make_held_out(accelerator, job, learner, dataset, validation)
     codec = learner.codec
     if codec is not None and caches(training, dataset, learner):
         codec.to(accelerator.device)
@@ -137,15 +140,65 @@ def run_training(
         made_by = provenance(accelerator.device, accelerator.num_processes).to_json()
         replace_json(run_dir / RUN_FILE, plain({"options": job.options, **made_by}))
         start_trackers(accelerator, job.report.report_to, job.run.tracker_project_name, job.options)
-    validate = None
-    if learner.draws and job.report.num_validation_images:
-        items = [validation[i] for i in range(min(job.report.num_validation_images, len(validation)))]
-        sampling = {"scheduler": job.report.validation_scheduler, "batch_size": job.report.val_batch_size}
-        validate = make_validator(
-            accelerator, learner, items, run_dir, num_inference_steps=50, seed=training.seed, **sampling
-        )
-    train(accelerator, learner, dataset, run_dir, training, same_run=same_run, options=job.options, validate=validate)
+    previews = make_previews(accelerator, job, learner, validation)
+
+    def validate(step: int) -> Mapping[str, float] | None:
+        if previews is not None:
+            previews(step)
+        return held_out(step) if held_out is not None else None
+
+    train(
+        accelerator,
+        learner,
+        dataset,
+        run_dir,
+        training,
+        same_run=same_run,
+        options=job.options,
+        validate=validate,
+        on_begin=held_out.begin if held_out is not None else None,
+    )
     accelerator.end_training()
+
+
+def make_held_out(
+    accelerator: Accelerator, job: Job, learner: Learner, dataset: Any, validation: Any
+) -> HeldOut | None:
+    """What measures the error on held-out images, if that is asked for; their posteriors are computed here, in float32."""
+    number = min(job.report.held_out_images, len(validation))
+    if not number:
+        return None
+    if validation is dataset:
+        say("There is no validation split: val_error is of training images")
+    items = [validation[i] for i in range(number)]
+    pictures = items if job.report.validation_found else []
+    if pictures and ("pixel_values" not in items[0] or method_for(learner) is None):
+        say(f"note: --validation_found has no effect on --learner {learner.name}")
+        pictures = []
+    if learner.codec is not None:
+        learner.codec.to(accelerator.device)
+    posteriors = encoded(items, learner.codec, accelerator.device, job.report.val_batch_size)
+    names = find_task(learner.facts.task).names(validation) if pictures else ()
+    return HeldOut(accelerator, learner, posteriors, job.run_dir, job.training, pictures, names)
+
+
+def make_previews(
+    accelerator: Accelerator, job: Job, learner: Learner, validation: Any
+) -> Callable[[int], None] | None:
+    """What draws the validation pictures, if they are asked for."""
+    number = min(job.report.num_validation_images, len(validation))
+    if not (learner.draws and number):
+        return None
+    return make_validator(
+        accelerator,
+        learner,
+        [validation[i] for i in range(number)],
+        job.run_dir,
+        num_inference_steps=50,
+        seed=job.training.seed,
+        scheduler=job.report.validation_scheduler,
+        batch_size=job.report.val_batch_size,
+    )
 
 
 def caches(training: TrainSettings, dataset: Any, learner: Learner) -> bool:
@@ -271,6 +324,7 @@ def describe_training(job: Job, dataset: Any, validation: Any, learner: Learner)
         size = cache_bytes(cache_index(path, dataset, codec)) / 1e6
         more.append(f"Latents cache: {size:,.1f} MB in {path}, {'there' if path.exists() else 'not built yet'}")
     counts = {"training": len(dataset)}
-    if learner.draws and job.report.num_validation_images:
-        counts["validation"] = min(job.report.num_validation_images, len(validation))
+    shown = max(job.report.held_out_images, job.report.num_validation_images * learner.draws)
+    if shown:
+        counts["validation"] = min(shown, len(validation))
     describe({**job.options, **dataclasses.asdict(training)}, counts, parts_of(learner), memory, more)
