@@ -1,7 +1,7 @@
 """Pictures with the places and the attributes of their objects: what every such dataset shares."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ class ObjectDataset(PositionDataset):
         vocabulary: the values of each asked field, sorted: of all pictures listed, or of a checkpoint (`speak`).
     """
 
-    options = ("fields",)
+    options: ClassVar[tuple[str, ...]] = ("fields",)
     vocabulary: Vocabulary = {}
 
     def choose_fields(self, fields: Sequence[str]) -> None:

@@ -27,6 +27,7 @@ from igm.models.denoiser import Denoiser
 ROUNDS = 4  # of all objects one after the other; most scenes need two
 SETTLE = 4  # steps of the places once the attributes are known
 SAME_PLACE = 0.05  # what was found so near to a place that is asked for is what stands there
+AROUND = 0.25  # where an object comes or goes, what stands nearer is asked again what it is
 MOVES = 3  # of objects with attributes, at most
 HOPEFUL = 0.3  # of an object's worth: an error that is higher by more is not tried with attributes
 
@@ -72,21 +73,28 @@ class Describer:
         return chosen
 
 
-def describe(form: ErrorForm, phi: Phi, conds: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+def describe(
+    form: ErrorForm, phi: Phi, conds: torch.Tensor, values: torch.Tensor, asked: torch.Tensor | None = None
+) -> torch.Tensor:
     """The objects (K, D) of one image at the places of conds (K, D or 2): each with the best combination given all others'.
 
     Args:
         values: the combinations there are (M, D - 2). The search starts from those that objects have already.
+        asked: (K,) bool, the objects that are asked; the others keep what they have. None: all.
     """
-    whole, places = phi.whole(conds), conds[:, :2]
-    asked, each = Describer(form, phi, places, values), phi(whole)  # each: (K, P, R)
-    m, same = each.sum(0), whole[:, None, 2:] == values  # (P, R), (K, M, D - 2)
-    chosen = same.all(2).to(torch.int8).argmax(1)  # (K,)
-    for k in (~same.all(2).any(1)).nonzero()[:, 0].tolist():  # those of unknown attributes
-        rest = m - each[k]
-        chosen[k] = gain_score(*asked.scores(k, rest)).argmax()
-        m = rest + asked.phi[k, chosen[k]]
-    return torch.cat([places, values[asked.descend(chosen, m, ROUNDS)]], dim=1)
+    whole = phi.whole(conds).clone()
+    rows = torch.arange(len(conds), device=conds.device) if asked is None else asked.nonzero()[:, 0]
+    if not len(rows):
+        return whole
+    each, prices = phi(whole), Describer(form, phi, whole[rows, :2], values)  # each: (K, P, R)
+    m, same = each.sum(0), (whole[rows, None, 2:] == values).all(2)  # (P, R), (J, M)
+    chosen = same.to(torch.int8).argmax(1)  # (J,)
+    for j in (~same.any(1)).nonzero()[:, 0].tolist():  # those of unknown attributes
+        rest = m - each[rows[j]]
+        chosen[j] = gain_score(*prices.scores(j, rest)).argmax()
+        m = rest + prices.phi[j, chosen[j]]
+    whole[rows, 2:] = values[prices.descend(chosen, m, ROUNDS)]
+    return whole
 
 
 def evidence(form: ErrorForm, phi: Phi, conds: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
@@ -108,6 +116,12 @@ def marginals(lower: torch.Tensor, values: torch.Tensor, scale: float) -> torch.
     return torch.softmax(scale * lower, dim=1) @ values
 
 
+def changed_place(start: Sets, other: Sets) -> torch.Tensor:
+    """Where the object stands (1, 2) that one of two sets (each B = S = 1) has, and the other lacks."""
+    one, two = sorted((own.conds[0, 0, :, :2] for own in (start, other)), key=len)
+    return two[torch.cdist(two, one).amin(1).argmax()][None]
+
+
 class SceneSearch(SeparableSearch):
     """Places and numbers as `SeparableSearch` finds them; then what stands there, which moves places and changes numbers.
 
@@ -115,39 +129,37 @@ class SceneSearch(SeparableSearch):
     with the object taken out that is missed least, and with one more where the error is lowered most.
     """
 
+    near = 0  # the others are tried with attributes
+
     def told(self, image: int, sets: list[Sets]) -> list[Sets]:
         """An image's sets (each S = 1, conds (1, 1, K, 2)) with attributes: those near the likely number."""
         search = self.among(torch.tensor([image], device=self.form.g.device))
         if len(sets) == 1:
             return [self.moved(search, self.with_attributes(search.form, sets[0]))]
-        errors = torch.cat([own.error[:, 0] for own in sets]) + self.price(sets)
-        first = int(errors.argmin())
-        found: dict[int, Sets] = {}
-        asked = {first - 1, first, first + 1}
-        while new := sorted(i for i in asked - found.keys() if 0 <= i < len(sets)):
+        best = int((torch.cat([own.error[:, 0] for own in sets]) + self.price(sets)).argmin())
+        found = {best: self.with_attributes(search.form, sets[best])}
+        while new := [i for i in (best - 1, best + 1) if 0 <= i < len(sets) and i not in found]:
             for i in new:
-                found[i] = self.with_attributes(search.form, sets[i])
-            self.exchange(search, found)
+                own = self.exchanged(search, found[best], sets[i])
+                found[i] = self.with_attributes(search.form, own) if own is sets[i] else own
+            for i in new:
+                found[best] = self.exchanged(search, found[i], found[best])
             told = list(found.values())
             best = list(found)[int((torch.cat([own.error[:, 0] for own in told]) + self.price(told)).argmin())]
-            asked |= {best - 1, best + 1}
         return [found[i] for i in sorted(found)]
 
     def price(self, sets: list[Sets]) -> torch.Tensor:
         """What each set pays for its objects (S,)."""
         return (self.settings.count_penalty * self.prices(sets)).to(self.form.g)
 
-    def exchange(self, search: Search, found: dict[int, Sets]) -> None:
-        """Try for each number the next one's set without an object, and the last one's with another; keep the better."""
-        order = sorted(found)
-        pairs = [(i + 1, i) for i in reversed(order) if i + 1 in found] + [(i - 1, i) for i in order if i - 1 in found]
-        for start, i in pairs:
-            other = self.without_one(search.form, found[start]) if start > i else search.enlarged(found[start])
-            if bool(other.error.isfinite()) and float(other.error) < float(found[i].error) + self.hope(
-                search, found[i]
-            ):
-                other = self.with_attributes(search.form, other)
-                found[i] = min(found[i], other, key=lambda own: float(own.error))
+    def exchanged(self, search: Search, start: Sets, own: Sets) -> Sets:
+        """A set `own`, or that of another number `start` with an object less or more, whichever has the lower error."""
+        less = start.conds.shape[2] > own.conds.shape[2]
+        other = self.without_one(search.form, start) if less else search.enlarged(start)
+        if not float(other.error) < float(own.error) + self.hope(search, own):
+            return own
+        other = self.with_attributes(search.form, other, near=changed_place(start, other))
+        return min(own, other, key=lambda one: float(one.error))
 
     def hope(self, search: Search, sets: Sets) -> float:
         """How much higher than a set's an error may be before attributes and refinement, and still be tried."""
@@ -158,10 +170,12 @@ class SceneSearch(SeparableSearch):
         for _ in range(MOVES):
             if sets.conds.shape[2] == 1:
                 break
-            other = search.enlarged(self.without_one(search.form, sets))
+            less = self.without_one(search.form, sets)
+            other = search.enlarged(less)
             if not float(other.error) < float(sets.error) + self.hope(search, sets):
                 break
-            other = self.with_attributes(search.form, other)
+            near = torch.cat([changed_place(sets, less), changed_place(less, other)])
+            other = self.with_attributes(search.form, other, near=near)
             if not float(other.error) < float(sets.error) * (1 - SAME):
                 break
             sets = other
@@ -176,11 +190,19 @@ class SceneSearch(SeparableSearch):
         part = [errors[:, out : out + 1], gains[:, out : out + 1]]
         return Sets(sets.conds[:, :, stay], sets.real[:, :, stay], *part)
 
-    def with_attributes(self, form: ErrorForm, sets: Sets, num_steps: int = SETTLE) -> Sets:
-        """A set with the attributes that are best, at the places that are best for them after some steps."""
-        conds = describe(form, self.phi, sets.conds[0, 0], self.values.to(sets.conds))
-        near, where = self.separation, conds[None, None]
-        return refine(form, self.phi, where, sets.real, min_separation=near, num_steps=num_steps)
+    def with_attributes(
+        self, form: ErrorForm, sets: Sets, near: torch.Tensor | None = None, num_steps: int = SETTLE
+    ) -> Sets:
+        """A set with the attributes that are best, at the places that are best for them after some steps.
+
+        Args:
+            near: (N, 2), places: only objects around them are asked what they are; None: all.
+        """
+        conds = sets.conds[0, 0]
+        asked = None if near is None else torch.cdist(conds[:, :2], near.to(conds)).amin(1) < AROUND
+        conds = describe(form, self.phi, conds, self.values.to(conds), asked)
+        where, least = conds[None, None], self.separation
+        return refine(form, self.phi, where, sets.real, min_separation=least, num_steps=num_steps)
 
     def still(self, conds: torch.Tensor) -> Sets:
         """A set of the first image, conds (1, 1, K, D), as it stands."""

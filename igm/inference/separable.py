@@ -25,7 +25,6 @@ from igm.models.denoiser import Denoiser
 CROWDED = (
     8.0  # penalties that two objects at one place pay on top of their own; exp(-(d / min_separation)^2) of it at d
 )
-NEAR = 2  # numbers that differ by more from the likely one are not searched further
 SAME = 1e-3  # relative difference of errors below which two refined sets are taken for one
 DRAWS_PER_ROUND = 16
 MOST = 4  # with a confidence asked for, at most so many times the usual draws
@@ -51,9 +50,14 @@ class Judged:
 class SeparableSearch:
     """A batch of images: their error forms, and the search in them.
 
+    Attributes:
+        near: numbers of objects that differ by more from the likely one are not searched further.
+
     Raises:
         FloatingPointError: a prediction is not finite.
     """
+
+    near = 2
 
     def __init__(
         self,
@@ -128,7 +132,7 @@ class SeparableSearch:
         prices = torch.stack([self.prices(own) for own in each]).to(errors)  # (B, K)
         likely = (errors + self.settings.count_penalty * prices).argmin(1)  # (B,), K - 1
         for j in range(len(found)):
-            rows = ((likely - j).abs() <= NEAR).nonzero()[:, 0]
+            rows = ((likely - j).abs() <= self.near).nonzero()[:, 0]
             if len(rows):
                 better = self.among(rows).improved(Sets.of_images([each[i][j] for i in rows.tolist()]))
                 for own, i in enumerate(rows.tolist()):
