@@ -7,9 +7,11 @@
 It stands above the rest of the package, beside the commands, and uses the same methods, settings and facts as they do.
 """
 
+import contextlib
 import dataclasses
+import re
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -17,6 +19,7 @@ import numpy as np
 import torch
 
 from igm import UserError
+from igm.data import DataError
 from igm.devices import find_device
 from igm.facts import FACTS_FILE
 from igm.files import replace_json
@@ -36,6 +39,16 @@ from igm.tasks.positions import Scene
 from igm.training.export import tidy_configs
 
 __all__ = ["Labels", "Scene", "list_models", "load_model"]
+
+
+# What the commands' options are called here, where it is something else than their names without dashes.
+OPTIONS = {
+    "add --count infer": "leave num_objects out",
+    "use --mixed_precision no": "train longer, or use another checkpoint",
+    "--timestep_range": "t_range",
+    "timestep_range=": "t_range=",
+    "--images ": "picture ",
+}
 
 
 class PictureModel:
@@ -61,10 +74,11 @@ class PictureModel:
         Raises:
             DataError: a file that is not a picture. UserError: the other arguments do not fit.
         """
-        batch = as_batch(pictures, self.model.resolution)
-        if not len(batch.pixels):
-            return []
-        found = self.infer(batch.pixels, *concepts, **settings)
+        with own_words():
+            batch = as_batch(pictures, self.model.resolution)
+            if not len(batch.pixels):
+                return []
+            found = self.infer(batch.pixels, *concepts, **settings)
         for own, image in zip(found, batch.images, strict=True):
             own.image = image
         return found[0] if batch.single else found
@@ -115,22 +129,37 @@ class PictureModel:
         self, pixels: torch.Tensor, settings: dict[str, Any], names: Sequence[str] = (), counts: Any = None
     ) -> list[Any]:
         """The answers of the method under some settings, as its task words them."""
-        method_class = methods_of(self.task)[self.method]
-        try:
-            method = self.build(method_class, settings, names)
-        except SettingError as error:
-            raise UserError(error.in_words) from None
-        except TypeError as error:
-            raise UserError(f"{str(error).split('.')[-1]}; see {method_class.settings_class.__name__}") from None
+        method = self.build(methods_of(self.task)[self.method], settings, names)
         found = method(pixels, counts, batch_size=method.rows_at_once)
         task = find_task(self.task)
         return [task.answer(found, row, method.names) for row in range(len(pixels))]
 
     def build(self, method_class: type[Method], settings: dict[str, Any], names: Sequence[str]) -> Method:
         """The method with its settings; lists may stand for tuples, and NumPy's numbers for Python's."""
+        known = [own.name for own in dataclasses.fields(method_class.settings_class)]
+        if unknown := sorted(settings.keys() - set(known)):
+            raise UserError(f"{unknown[0]} is no setting; there are {', '.join(known)}")
         chosen = method_class.settings_class(**{name: plain(value) for name, value in settings.items()})
         method_class.check(chosen, names)
         return method_class(self.model, chosen, names)
+
+
+@contextlib.contextmanager
+def own_words() -> Iterator[None]:
+    """Say in keywords what a mistake's message says in options of the commands."""
+    try:
+        yield
+    except SettingError as error:
+        raise UserError(without_options(error.in_words)) from None
+    except (UserError, ModelError, DataError) as error:
+        raise type(error)(without_options(str(error))) from None
+
+
+def without_options(message: str) -> str:
+    """A message with keywords of the API in place of the options that mean them."""
+    for option, keyword in OPTIONS.items():
+        message = message.replace(option, keyword)
+    return re.sub(r"(?<![\w-])--([a-z]\w*)", r"\1", message)
 
 
 def plain(value: Any) -> Any:
@@ -277,13 +306,14 @@ def load_model(
     Raises:
         ModelError: not found, or not usable.
     """
-    place = resolve(checkpoint or "clevr-mini", revision, local_files_only, "checkpoint", token)
-    chosen = find_device(None if device is None else str(device))
-    hub: dict[str, Any] = {"revision": revision, "local_files_only": local_files_only}
-    if is_pipeline(place):
-        return PromptModel(PipelineLoading(**hub).load(place, chosen, "no"))
-    denoiser = DenoiserLoading(**hub).load(place).to(chosen)
-    return kind_of(denoiser)(denoiser)
+    with own_words():
+        place = resolve(checkpoint or "clevr-mini", revision, local_files_only, "checkpoint", token)
+        chosen = find_device(None if device is None else str(device))
+        hub: dict[str, Any] = {"revision": revision, "local_files_only": local_files_only}
+        if is_pipeline(place):
+            return PromptModel(PipelineLoading(**hub).load(place, chosen, "no"))
+        denoiser = DenoiserLoading(**hub).load(place).to(chosen)
+        return kind_of(denoiser)(denoiser)
 
 
 def kind_of(denoiser: Denoiser) -> type[PictureModel]:

@@ -243,6 +243,8 @@ def test_an_image_becomes_objects(denoiser, count):
     known = torch.tensor([2, 3]) if count == "known" else None
     found = method.infer(Posterior(mean, torch.zeros_like(mean)), known, image_numbers=None, batch_size=64)
     task = find_task("objects")
+    if found.count_errors is not None:  # one of every number, in order
+        assert all(own.shape == (5, 3) for own in found.count_errors)
     for row, k in enumerate(found.num_concepts.tolist()):
         record = task.record(found, row, method.names)
         assert len(record["objects_pred"]) == len(record["attribute_confidence"]) == k

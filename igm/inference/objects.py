@@ -132,7 +132,7 @@ class SceneSearch(SeparableSearch):
     near = 0  # the others are tried with attributes
 
     def told(self, image: int, sets: list[Sets]) -> list[Sets]:
-        """An image's sets (each S = 1, conds (1, 1, K, 2)) with attributes: those near the likely number."""
+        """An image's sets (each S = 1, conds (1, 1, K, 2)), those near the likely number with attributes."""
         search = self.among(torch.tensor([image], device=self.form.g.device))
         if len(sets) == 1:
             return [self.moved(search, self.with_attributes(search.form, sets[0]))]
@@ -146,7 +146,7 @@ class SceneSearch(SeparableSearch):
                 found[best] = self.exchanged(search, found[i], found[best])
             told = list(found.values())
             best = list(found)[int((torch.cat([own.error[:, 0] for own in told]) + self.price(told)).argmin())]
-        return [found[i] for i in sorted(found)]
+        return [found.get(i, own) for i, own in enumerate(sets)]
 
     def price(self, sets: list[Sets]) -> torch.Tensor:
         """What each set pays for its objects (S,)."""
@@ -211,6 +211,11 @@ class SceneSearch(SeparableSearch):
 
     def answer(self, sets: list[list[Sets]], judged: list[Judged]) -> Inferred:
         """Also how likely each value of each object is."""
+        for i, (own, verdict) in enumerate(zip(sets, judged, strict=True)):
+            if (
+                own[verdict.best].conds.shape[3] == 2
+            ):  # far from the likely number on the draws that chose, not on these
+                own[verdict.best] = self.with_attributes(self.form[slice(i, i + 1)], own[verdict.best])
         found, values, scale = super().answer(sets, judged), self.values.to(self.form.g), self.settings.attribute_scale
         each = [own[verdict.best].conds[0, 0] for own, verdict in zip(sets, judged, strict=True)]  # (K, D)
         found.marginals = [marginals(self.evidence(i, conds), values, scale).cpu() for i, conds in enumerate(each)]
