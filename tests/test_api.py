@@ -111,7 +111,11 @@ def test_mistakes_are_said_in_keywords_and_not_in_options(model, tmp_path):
     wrong += [lambda: load_model("nothing-there"), lambda: load_model("org/model", local_files_only=True)]
     wrong += [lambda: load_model(tmp_path), lambda: load_model("clevr-mini", device="cuda:99")]
     wrong += [lambda: model(tmp_path / "none.png"), lambda: model(picture, num_draws=-1), lambda: model(picture, foo=1)]
-    wrong += [lambda: model(picture, 0), lambda: model(picture, t_range=(5, 1)), lambda: model(picture, 2, confidence=0.9)]
+    wrong += [
+        lambda: model(picture, 0),
+        lambda: model(picture, t_range=(5, 1)),
+        lambda: model(picture, 2, confidence=0.9),
+    ]
     wrong += [lambda: model(picture, 2, t_range=(5, 5000)), lambda: model(picture, timestep_range=(0, 5))]
     for mistake in wrong:
         with pytest.raises(ValueError) as caught:

@@ -30,7 +30,7 @@ from igm.data.vocabulary import (
 from igm.error_form import ErrorForm
 from igm.evaluation.summary import rescore
 from igm.facts import Facts
-from igm.figures.objects import attribute_confusion, confusion, label_heights, label_of, scene_sheet
+from igm.figures.objects import attribute_confusion, confusion, label_of, scene_sheet, true_objects
 from igm.inference.closed_form_refine import refine
 from igm.inference.objects import ObjectsMethod, SceneSearch, combinations, describe, evidence, marginals
 from igm.inference.phi import Phi
@@ -322,14 +322,15 @@ def test_average_precision_by_hand():
 
 def test_labels_are_said_as_people_say_them():
     assert label_of({"shape": "cube", "color": "red", "material": "metal", "size": "small"}) == "small red metal cube"
-    heights = label_heights(np.array([[0.2, 0.5], [0.3, 0.51], [0.9, 0.52]]))
-    assert heights[1] - heights[0] >= 0.049 and heights[0] == 0.5 and heights[2] == 0.52
+    assert label_of({"shape": "cube", "weight": "heavy", "color": None}) == "cube heavy"
 
 
 def test_figures_of_objects(tmp_path):
     pictures = {name: torch.zeros(3, 32, 48) for name in "ab"}
     records = [{**RIGHT, "image_id": "a", "error": 0.1}, {**WRONG, "image_id": "b", "error": 0.2}]
     scene_sheet(pictures, records, tmp_path / "scenes.png")
+    assert true_objects(RIGHT) == [RED, BLUE] and true_objects(WRONG) == [BLUE, None]
+    assert true_objects({**RIGHT, "objects_true": None}) is None
     pairs = [(RED, RED), (RED, BLUE), (BLUE, BLUE)]
     np.testing.assert_array_equal(confusion(pairs, "color", ["blue", "red"]), [[1, 0], [1, 1]])
     figure = attribute_confusion(pairs, tmp_path / "confusion.png")

@@ -10,11 +10,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-from igm.figures.sheet import add_axes, cells, drawable
-from igm.figures.style import DPI, FRAME_COLOUR, PRED_COLOUR, STYLE, draw_image_tile, save_figure, sheet_title
+from igm.figures.sheet import draw_sheet
+from igm.figures.style import DPI, FRAME_COLOUR, PRED_COLOUR, STYLE, save_figure
+from igm.matching import HEADLINE_RADIUS, match_points
 
-TILE_WIDTH, TITLE_HEIGHT, ROW_GAP = 2.5, 0.17, 0.08  # inches
-LABEL_HEIGHT = 0.05  # of a line of text, in the picture's height: labels nearer than two lines are moved apart
+SCENE_WIDTH = 1.9  # inches, of a picture
+PANEL_WIDTH = 1.35  # inches, of the list beside a picture
+LINE = 0.1  # inches, of that list
+WRONG = "#C00000"
+SAID = ("size", "color", "material", "shape")  # in the order that people say them
 CELL = 0.3  # inches, of a confusion matrix
 
 
@@ -26,7 +30,7 @@ def scene_sheet(
     columns: int = 3,
     max_images: int = 12,
 ) -> None:
-    """Draw pictures with a mark and a label at each object found.
+    """Draw pictures with a number at each object found, and a list of what they are; what is known to be wrong in red.
 
     Args:
         images: {image_id: image}. records: with `objects_pred`, and `objects_true` where it is known.
@@ -35,47 +39,62 @@ def scene_sheet(
     Raises:
         ValueError: there is no record.
     """
-    records, pictures = drawable(images, records, max_images)
-    aspect = next((image.height / image.width for image in pictures.values()), 1.0)
-    size = (TILE_WIDTH, TITLE_HEIGHT + TILE_WIDTH * aspect)
-    figure, corners = cells(len(records), columns, size, ROW_GAP)
-    for record, (left, bottom) in zip(records, corners, strict=True):
-        axes = add_axes(figure, left, bottom, TILE_WIDTH, TILE_WIDTH * aspect)
-        draw_image_tile(axes, pictures.get(record["image_id"]))
-        axes.set_title(sheet_title(record), loc="left", fontsize=5.5, pad=2.5, color="#333333")
-        draw_objects(axes, record)
+    figure = draw_sheet(
+        images,
+        records,
+        list_objects,
+        columns=columns,
+        max_images=max_images,
+        panel_width=PANEL_WIDTH,
+        tile_width=SCENE_WIDTH,
+        mark=number_objects,
+    )
     save_figure(figure, path)
 
 
-def draw_objects(axes: Axes, record: Mapping[str, Any]) -> None:
-    """Mark and label the objects of a record on axes in image coordinates."""
-    outline = [withStroke(linewidth=1.4, foreground="white")]
-    places = np.asarray(record["conds_pred"], dtype=float).reshape(-1, 2)
-    heights = label_heights(places)
-    for (x, y), height, own in zip(places, heights, record["objects_pred"], strict=True):
-        axes.plot(x, y, marker="+", markersize=5, markeredgewidth=1.1, color=PRED_COLOUR, path_effects=outline)
-        side = "left" if x < 0.5 else "right"
-        shift = 0.015 if x < 0.5 else -0.015
-        axes.text(
-            x + shift, height, label_of(own), fontsize=4.6, ha=side, va="center", color="#111111", path_effects=outline
-        )
+def number_objects(axes: Axes, record: Mapping[str, Any]) -> None:
+    """A number at each object of a record, on axes in image coordinates."""
+    outline = [withStroke(linewidth=1.2, foreground="white")]
+    for number, (x, y) in enumerate(record["conds_pred"], 1):
+        style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 6, "path_effects": outline}
+        axes.text(x, y, str(number), color=PRED_COLOUR, weight="bold", **style)
+
+
+def list_objects(axes: Axes, record: Mapping[str, Any]) -> None:
+    """What each object of a record is, a line each; red where the truth is known and another, or there is no object."""
+    axes.set_axis_off()
+    height = axes.get_window_extent().height / axes.figure.dpi  # inches
+    line = min(LINE, height / max(len(record["objects_pred"]), 1)) / height
+    true = true_objects(record)
+    for number, own in enumerate(record["objects_pred"]):
+        names = in_spoken_order(own)
+        y = 1 - (number + 0.5) * line
+        axes.text(0.0, y, str(number + 1), fontsize=4.8, va="center", color=PRED_COLOUR, transform=axes.transAxes)
+        for place, name in enumerate(names):
+            wrong = true is not None and (true[number] is None or true[number][name] != own[name])  # type: ignore[index]
+            x, colour = 0.1 + 0.9 * place / len(names), WRONG if wrong else "#222222"
+            axes.text(x, y, str(own[name]), fontsize=4.8, va="center", color=colour, transform=axes.transAxes)
+
+
+def true_objects(record: Mapping[str, Any]) -> list[Mapping[str, Any] | None] | None:
+    """For each prediction the true object within 0.05 of it, None where there is none; None where nobody knows."""
+    if not record.get("objects_true"):
+        return None
+    matched: list[Mapping[str, Any] | None] = [None] * len(record["objects_pred"])
+    for row, column, distance in zip(*match_points(record["conds_pred"], record["conds_true"]), strict=True):
+        if distance <= HEADLINE_RADIUS:
+            matched[row] = record["objects_true"][column]
+    return matched
 
 
 def label_of(attributes: Mapping[str, str | None]) -> str:
     """ "small red metal cube", in the order that people say it; other attributes follow."""
-    said = ("size", "color", "material", "shape")
-    names = [name for name in said if name in attributes] + [name for name in attributes if name not in said]
-    return " ".join(str(attributes[name]) for name in names if attributes[name])
+    return " ".join(str(attributes[name]) for name in in_spoken_order(attributes) if attributes[name])
 
 
-def label_heights(places: np.ndarray) -> np.ndarray:
-    """Where labels stand (K,): at their objects, moved down where one above would cover them."""
-    heights = places[:, 1].copy()
-    order = heights.argsort()
-    for above, own in zip(order[:-1], order[1:], strict=True):
-        if abs(places[above, 0] - places[own, 0]) < 0.4:
-            heights[own] = max(heights[own], heights[above] + LABEL_HEIGHT)
-    return heights
+def in_spoken_order(attributes: Mapping[str, Any]) -> list[str]:
+    """The names of attributes as people order them."""
+    return [name for name in SAID if name in attributes] + [name for name in attributes if name not in SAID]
 
 
 @matplotlib.rc_context(STYLE)

@@ -21,7 +21,9 @@ def draw_sheet(
     columns: int,
     max_images: int,
     panel_width: float = TILE_WIDTH,
+    tile_width: float = TILE_WIDTH,
     header: float = 0.0,
+    mark: Callable[[Axes, Mapping[str, Any]], None] | None = None,
 ) -> Figure:
     """Draw images with their titles, each with its panel on the right.
 
@@ -29,21 +31,24 @@ def draw_sheet(
         images: {image_id: image}; a record without an image gets an empty tile. The first image gives the aspect.
         draw_panel: called with the axes of a panel and its record.
         columns: pairs of image and panel per row. max_images: only the first that many records are drawn.
-        panel_width, header: inches; the header is room left above all rows.
+        panel_width, tile_width, header: inches; the header is room left above all rows.
+        mark: called with the axes of an image and its record, to draw on it.
 
     Raises:
         ValueError: if there is no record.
     """
     records, images = drawable(images, records, max_images)
     aspect = next((image.height / image.width for image in images.values()), 1.0)
-    tile_height = TILE_WIDTH * aspect
-    size = (TILE_WIDTH + TILE_GAP + panel_width, TITLE_HEIGHT + tile_height)
+    tile_height = tile_width * aspect
+    size = (tile_width + TILE_GAP + panel_width, TITLE_HEIGHT + tile_height)
     figure, corners = cells(len(records), columns, size, TILE_GAP, header)
     for record, (left, bottom) in zip(records, corners, strict=True):
-        picture = add_axes(figure, left, bottom, TILE_WIDTH, tile_height)
+        picture = add_axes(figure, left, bottom, tile_width, tile_height)
         draw_image_tile(picture, images.get(record["image_id"]))
+        if mark is not None:
+            mark(picture, record)
         picture.set_title(sheet_title(record), loc="left", fontsize=5.5, pad=2.5, color="#333333")
-        draw_panel(add_axes(figure, left + TILE_WIDTH + TILE_GAP, bottom, panel_width, tile_height), record)
+        draw_panel(add_axes(figure, left + tile_width + TILE_GAP, bottom, panel_width, tile_height), record)
     return figure
 
 
