@@ -20,7 +20,6 @@ from igm.models.compilation import compiled_agrees
 from igm.models.configs import check_schedule, one_line, read_config
 from igm.models.separable import SeparableUNet
 from igm.models.unet import (
-    NETWORKS,
     SharedTrunkUNet,
     UNet2DConditionModel,
     build_network,
@@ -368,14 +367,16 @@ def check_codec(network_config: dict, codec: Codec) -> None:
         )
 
 
-def check_resolution(network_config: dict, codec: Codec, resolution: int) -> None:
-    """Raise ModelError unless images of this side become latents that the network can halve as often as it does."""
-    levels = 2 ** (len(network_config.get("block_out_channels", "1")) - 1) * codec.downsampling
+def check_resolution(network: nn.Module, codec: Codec, resolution: int) -> None:
+    """Raise ModelError unless images of this side become latents that the network can take."""
+    network = getattr(network, "module", network)
+    config: Any = network.config
+    levels = 2 ** (len(config.get("block_out_channels", "1")) - 1) * codec.downsampling
     if resolution % levels:
         raise ModelError(f"--resolution {resolution} is not divisible by {levels}, which this network and codec need")
-    side = resolution // codec.downsampling
-    if network_config.get("_class_name") in NETWORKS and side != network_config["sample_size"]:
+    side, own = resolution // codec.downsampling, config["sample_size"]
+    if isinstance(network, SharedTrunkUNet) and side != own:  # it has a grid of its own size
         raise ModelError(
-            f"--resolution {resolution} gives latents of side {side}, the network is made for "
-            f"{network_config['sample_size']}; use --resolution {network_config['sample_size'] * codec.downsampling}"
+            f"--resolution {resolution} gives latents of side {side}, the network is made for {own}; "
+            f"use --resolution {own * codec.downsampling}"
         )

@@ -15,7 +15,7 @@ from igm.cli.options import Parser, take
 from igm.data import DataError, find_dataset
 from igm.dry_run import describe
 from igm.models.codec import PatchPCA
-from igm.settings import Settings, path, positive, setting, share, side
+from igm.settings import SettingError, Settings, path, positive, setting, share, side
 from igm.training.codecs import MOST_IMAGES, fit_codec
 from igm.training.export import replace_folder
 
@@ -33,6 +33,14 @@ class CodecSettings(Settings):
     whitening: float = setting(0.5, "0 keeps the proportions of pixels, 1 equal variances", kind=share)
     output_dir: str = setting(help="the codec goes to <output_dir>/vae", kind=path)
     dry_run: bool = setting(False, "print options, data, parameters and memory, and stop")
+
+    def check(self) -> None:
+        """Raise SettingError where a patch does not fit, or has fewer values than components."""
+        if self.resolution % self.patch_size:
+            raise SettingError("resolution", self.resolution, f"must be a multiple of --patch_size {self.patch_size}")
+        if self.latent_channels > 3 * self.patch_size**2:
+            most = 3 * self.patch_size**2
+            raise SettingError("latent_channels", self.latent_channels, f"a patch has {most} values; ask for fewer")
 
 
 def main() -> None:

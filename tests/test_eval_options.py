@@ -112,6 +112,15 @@ def test_second_writer_is_told_at_once_and_the_first_run_stays_whole(run_main, e
     assert (folder / "results.jsonl").read_text() == before
 
 
+def test_resume_refuses_a_record_of_an_image_that_the_run_does_not_have(run_main, eval_args, tmp_path):  # noqa: F811
+    args = eval_args("--no_figures", "--object_counts", "3-5")
+    assert run_main("eval_clevr", *args)[0] == 0
+    results = tmp_path / "results" / "clevr" / "eval-pursuit" / "results.jsonl"
+    results.write_text(results.read_text().replace('"CLEVR_val_000000"', '"nan"'))
+    code, _, err = run_main("eval_clevr", *args, "--resume")
+    check_refused(code, err.splitlines()[-1], "a record of image nan in group 3-5, which this run does not have")
+
+
 def test_resume_refuses_other_weights_of_the_same_name(run_main, eval_args, checkpoint, tmp_path):  # noqa: F811
     args = eval_args("--no_figures", "--object_counts", "3-5")
     assert run_main("eval_clevr", *args)[0] == 0

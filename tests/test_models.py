@@ -458,17 +458,25 @@ def test_network_config_that_is_none(tmp_path, text):
 
 @pytest.mark.parametrize("config", [UNET, POSITION_UNET], ids=["unet", "position_unet"])
 def test_resolution_that_does_not_divide(tiny_vae_dir, config):
-    codec = load_codec(tiny_vae_dir)
-    check_resolution(config, codec, 16)
+    codec, network = load_codec(tiny_vae_dir), build_network(config)
+    check_resolution(network, codec, 16)
     with pytest.raises(ModelError, match="--resolution 18 .* 4") as caught:
-        check_resolution(config, codec, 18)
+        check_resolution(network, codec, 18)
     one_line(caught)
 
 
 def test_resolution_that_the_position_unet_is_not_made_for(tiny_vae_dir):
-    check_resolution(UNET, load_codec(tiny_vae_dir), 32)
+    check_resolution(build_network(UNET), load_codec(tiny_vae_dir), 32)
     with pytest.raises(ModelError, match="use --resolution 16"):
-        check_resolution(POSITION_UNET, load_codec(tiny_vae_dir), 32)
+        check_resolution(build_network(POSITION_UNET), load_codec(tiny_vae_dir), 32)
+
+
+def test_a_loaded_network_refuses_another_resolution_than_its_grid(tiny_vae_dir, make_denoiser, tmp_path):
+    """The config of a loaded network does not name its class."""
+    make_denoiser("position_unet", codec=load_codec(tiny_vae_dir)).save_pretrained(tmp_path)
+    denoiser = Denoiser.from_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="--resolution 12 gives latents of side 6, .* use --resolution 16"):
+        check_resolution(denoiser.network, denoiser.codec, 12)
 
 
 def test_default_codec_is_one_that_exists():

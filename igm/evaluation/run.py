@@ -28,7 +28,7 @@ from igm.files import locked
 from igm.inference.method import Method
 from igm.inference.types import Inferred
 from igm.provenance import provenance
-from igm.settings import Settings, positive, setting
+from igm.settings import Settings, positive, setting, shortened
 from igm.tasks.task import Task
 
 Groups = Mapping[str, Any]  # datasets by the row of the table that they make
@@ -99,6 +99,7 @@ def infer_all(worker: "Worker", output_dir: Path, options: Mapping[str, Any], ba
     state, size = PartialState(), batching.images_per_batch
     path = shard_path(output_dir, state.process_index, state.num_processes)
     with RecordWriter(path, batching.resume, options) as writer:
+        check_known(worker, writer.finished, path)
         todo = [(g, i) for g, i in worker.images() if (g, worker.image_id(g, i)) not in writer.finished]
         mine = todo[state.process_index :: state.num_processes]
         name = worker.method.name
@@ -112,6 +113,20 @@ def infer_all(worker: "Worker", output_dir: Path, options: Mapping[str, Any], ba
                     stop.add_note(f"{kept}; the same command with --resume goes on")
                     raise
                 bar.update(len(batch))
+
+
+def check_known(worker: "Worker", finished: Mapping[tuple[str, str], Record], path: Path) -> None:
+    """Raise UserError where a resumed folder holds a record of an image that this run does not have."""
+    if (
+        strange := finished.keys() - {(group, worker.image_id(group, i)) for group, i in worker.images()}
+        if finished
+        else ()
+    ):
+        group, image = sorted(strange)[0]
+        raise UserError(
+            f"{path.parent} holds a record of image {shortened(image)} in group {shortened(group)}, which this run does "
+            "not have; take its line out, or infer again without --resume"
+        )
 
 
 class Worker:

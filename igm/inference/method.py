@@ -125,7 +125,7 @@ class DenoiserMethod(Method):
 
     def check_resolution(self, resolution: int) -> None:
         """Raise ModelError where the network cannot take images of this side."""
-        check_resolution(self.model.network.config, self.model.codec, resolution)
+        check_resolution(self.model.network, self.model.codec, resolution)
 
     def __call__(
         self,

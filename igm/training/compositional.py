@@ -159,7 +159,7 @@ def fresh_denoiser(model: ModelSettings, facts: Facts) -> Denoiser:
     facts = dataclasses.replace(facts, codec=str(codec_name))
     denoiser = build_denoiser(model.unet_config, model.scheduler_config, codec, facts)
     network: Any = denoiser.network
-    check_resolution(network.config, codec, resolution)
+    check_resolution(network, codec, resolution)
     if model.initialize_from:
         copy_weights(load_network(Path(model.initialize_from)), network, model.initialize_from)
     if denoiser.resolution != resolution:  # a convolutional network takes any; its checkpoints should say which
