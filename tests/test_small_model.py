@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -64,3 +65,15 @@ def test_shipped_model_is_small_and_safe():
     assert denoiser.resolution == 64 and denoiser.cond_size == 2
     assert denoiser.scheduler.config.prediction_type == "v_prediction"
     assert {parameter.dtype for parameter in denoiser.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    "options, part",
+    [
+        (("--resolution", 2), "--resolution 2: must be a multiple of --patch_size 8"),
+        (("--latent_channels", 193), "--latent_channels 193: a patch has 192 values"),
+    ],
+)
+def test_codecs_that_no_patch_fits_are_refused(run_main, clevr_root, tmp_path, options, part):
+    code, _, err = run_main("scripts.fit_codec", "--dataset_root", clevr_root, "--output_dir", tmp_path, *options)
+    assert code == 2 and part in err and len(err.splitlines()) == 1
