@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -369,6 +370,17 @@ def test_from_training_to_records_and_figures(tmp_path, run_main, training_args)
     assert (folder / "figures" / "scenes_3-5.png").is_file()
     before = json.loads((folder / "summary.json").read_text())["groups"]
     assert rescore(folder)["groups"] == before
+    for name in ("csv", "clevr"):
+        code, _, err = run_main(
+            "igm.evaluation.export", folder, "--format", name, "--output", tmp_path / f"found.{name}"
+        )
+        assert code == 0, err
+    written = json.loads((tmp_path / "found.clevr").read_text())["scenes"]
+    by_name = {record["image_id"]: record for record in records}
+    for own in written:
+        record = by_name[Path(own["image_filename"]).stem]
+        assert [{name: thing[name] for name in FIELDS} for thing in own["objects"]] == record["objects_pred"]
+    assert {"shape", "color"} <= set((tmp_path / "found.csv").read_text().splitlines()[0].split(","))
     code, out, err = run_main("eval_clevr", *evaluate, "--places_only", "--no_figures")
     assert code == 0, err
     code, _, err = run_main("eval_clevr", *evaluate, "--method", "gradient")

@@ -20,8 +20,6 @@ from igm.inference.types import Inferred
 from igm.matching import HEADLINE_RADIUS, match_points
 from igm.models.denoiser import Denoiser
 
-FIRST_PENALTY = 0.002  # of a count, before one is fitted
-
 
 def measure_positions(
     denoiser: Denoiser, dataset: Any, settings: CalibrationSettings, search: type[SeparableSearch] = SeparableSearch
@@ -35,7 +33,7 @@ def measure_positions(
     number: Callable[..., Inferred]
     positions: Callable[..., Inferred]
     if denoiser.is_separable:  # the penalty says near which numbers the search is thorough
-        counting = dataclasses.replace(s, count_penalty=FIRST_PENALTY)
+        counting = dataclasses.replace(s, count_penalty=search.first_penalty)
         number, positions = (functools.partial(ask, search_class=search) for ask in (infer_number, infer_known))
     else:
         counting, number, positions = (

@@ -219,7 +219,9 @@ def write_clevr(found: Sequence[Found], output: Path) -> None:
     scenes = []
     for number, own in enumerate(found):
         points = [point for point, _ in placed(own, "clevr")]
-        objects = [{"pixel_coords": list(point)} for point in points]
+        objects = [
+            {**finding.values, "pixel_coords": list(point)} for finding, point in zip(own.findings, points, strict=True)
+        ]
         scene = {"image_index": number, "image_filename": own.file, "split": own.group, "objects": objects}
         scenes.append({**scene, "relationships": relations(points, own.size)})
     info = {

@@ -130,6 +130,7 @@ class SceneSearch(SeparableSearch):
     """
 
     near = 0  # the others are tried with attributes
+    first_penalty = 1e-4  # so low that sets of more objects than there are get attributes, too
 
     def told(self, image: int, sets: list[Sets]) -> list[Sets]:
         """An image's sets (each S = 1, conds (1, 1, K, 2)), those near the likely number with attributes."""

@@ -52,12 +52,14 @@ class SeparableSearch:
 
     Attributes:
         near: numbers of objects that differ by more from the likely one are not searched further.
+        first_penalty: of a count, while one is fitted.
 
     Raises:
         FloatingPointError: a prediction is not finite.
     """
 
     near = 2
+    first_penalty = 0.002
 
     def __init__(
         self,

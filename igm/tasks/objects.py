@@ -22,7 +22,7 @@ from igm.inference.types import Inferred
 from igm.matching import BORDER_TOLERANCE, HEADLINE_RADIUS, match_points
 from igm.models import ModelError
 from igm.precision import average_precision
-from igm.statistics import bootstrap_interval, ratio, with_truth
+from igm.statistics import ratio, share_interval, with_truth
 from igm.tasks import register
 from igm.tasks.columns import keys_of, share_cell, share_columns
 from igm.tasks.positions import Positions, Scene
@@ -97,14 +97,14 @@ def object_metrics(records: Sequence[Mapping[str, Any]]) -> Scores:
     for name in dict.fromkeys(name for own in each for name in own):
         right = [sum(own.get(name, [])) for own in each]
         metrics["attribute_accuracy"][name] = ratio(right, found)
-        ci95["attribute_accuracy"][name] = bootstrap_interval(right, found)
+        ci95["attribute_accuracy"][name] = share_interval(right, found)
     whole = [int(np.all(list(own.values()), axis=0).sum()) if own else 0 for own in each]
-    metrics["object_accuracy"], ci95["object_accuracy"] = ratio(whole, found), bootstrap_interval(whole, found)
+    metrics["object_accuracy"], ci95["object_accuracy"] = ratio(whole, found), share_interval(whole, found)
     complete = [
         int(right == record["num_true"] == record["num_pred"]) for right, record in zip(whole, records, strict=True)
     ]
     metrics["scene_accuracy"] = ratio(complete, np.ones(len(records)))
-    ci95["scene_accuracy"] = bootstrap_interval(complete, np.ones(len(records)))
+    ci95["scene_accuracy"] = share_interval(complete, np.ones(len(records)))
     metrics["average_precision"] = {name: average_precision(records, most) for name, most in DISTANCES.items()}
     return metrics, ci95
 
