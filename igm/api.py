@@ -307,7 +307,7 @@ def load_model(
         ModelError: not found, or not usable.
     """
     with own_words():
-        place = resolve(checkpoint or "clevr-mini", revision, local_files_only, "checkpoint", token)
+        place = resolve(checkpoint or "clevr-scene-mini", revision, local_files_only, "checkpoint", token)
         chosen = find_device(None if device is None else str(device))
         hub: dict[str, Any] = {"revision": revision, "local_files_only": local_files_only}
         if is_pipeline(place):

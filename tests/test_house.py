@@ -12,7 +12,11 @@ import pytest
 from conftest import ROOT
 
 DEMO = {
-    "positions": ("eval_clevr", ["--count", "infer", "--num_images", 1], "clevr/eval-pursuit-count"),
+    "positions": (
+        "eval_clevr",
+        ["--checkpoint", "clevr-mini", "--count", "infer", "--num_images", 1],
+        "clevr/eval-pursuit-count",
+    ),
     "attributes": ("eval_celeba", ["--num_images", 2, "--num_draws", 20], "celeba/eval-discrete"),
     "classes": ("eval_animal", ["--checkpoint", "animals-mini", "--num_images", 3], "animals/eval-igm"),
 }

@@ -177,7 +177,7 @@ def fit_count_scale(
 class PursuitMethod(DenoiserMethod):
     """Positions from error matrices; their number given, or sought too."""
 
-    name, task, run, shipped = "pursuit", "positions", "clevr", "clevr-mini"
+    name, task, run, shipped = "pursuit", "positions", "clevr", "clevr-scene-mini"
     about = "pursuit: candidates priced by one error matrix, then refined"
     paper = "the paper's own: --config configs/paper/clevr_gradient.yaml"
     settings_class = PursuitSettings

@@ -129,8 +129,8 @@ class SceneSearch(SeparableSearch):
     with the object taken out that is missed least, and with one more where the error is lowered most.
     """
 
-    near = 0  # the others are tried with attributes
-    first_penalty = 1e-4  # so low that sets of more objects than there are get attributes, too
+    near = 1  # the others are tried with attributes alone
+    first_penalty = 1e-3  # lower than for places: sets of more objects than there are get attributes, too
 
     def told(self, image: int, sets: list[Sets]) -> list[Sets]:
         """An image's sets (each S = 1, conds (1, 1, K, 2)), those near the likely number with attributes."""
@@ -141,8 +141,7 @@ class SceneSearch(SeparableSearch):
         found = {best: self.with_attributes(search.form, sets[best])}
         while new := [i for i in (best - 1, best + 1) if 0 <= i < len(sets) and i not in found]:
             for i in new:
-                own = self.exchanged(search, found[best], sets[i])
-                found[i] = self.with_attributes(search.form, own) if own is sets[i] else own
+                found[i] = self.exchanged(search, found[best], self.with_attributes(search.form, sets[i]))
             for i in new:
                 found[best] = self.exchanged(search, found[i], found[best])
             told = list(found.values())
