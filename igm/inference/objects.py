@@ -242,7 +242,7 @@ def infer_at(denoiser: Denoiser, posterior: Posterior, places: torch.Tensor, set
     sets = search.told(0, search.every(s.max_objects)[0])
     other = sets[search.judge(0, sets, rounds=[s.count_draws], t_range=s.count_range).best].conds[0, 0]
     near = torch.cdist(places.to(other), other[:, :2]).amin(0) < max(search.separation, SAME_PLACE)
-    conds = torch.cat([search.phi.whole(places.to(other)), other[~near]])[None, None]
+    conds = torch.cat([search.phi.whole(places.to(other)), search.phi.whole(other[~near])])[None, None]
     found = search.with_attributes(search.form, search.still(conds), num_steps=0)
     judged = search.judge(0, [found], rounds=[s.confidence_draws], t_range=search.t_range)
     whole, k = search.answer([[found]], [judged]), len(places)
