@@ -50,7 +50,7 @@ def main() -> None:
     if not file.is_file():
         raise ModelError(f"--checkpoint {images.checkpoint} has no {file}, so that its task is unknown; name another")
     facts = Facts.read(file.parent)
-    task = find_task(facts.task or "positions")
+    task = find_task(facts.task or "positions", file)
     dataset = task.calibration_images(
         find_reader(task.refines or task.name), images, facts
     )  # before the model: mistakes show at once

@@ -260,6 +260,14 @@ def test_an_image_becomes_objects(denoiser, count):
         assert json.dumps(scene.to_dict()) and scene.draw().size == (512, 512)
 
 
+def test_an_unknown_task_of_a_checkpoint_is_named_with_its_file(denoiser, tmp_path, run_main):
+    denoiser.save_pretrained(tmp_path)
+    facts = json.loads((tmp_path / "igm.json").read_text())
+    (tmp_path / "igm.json").write_text(json.dumps({**facts, "task": "birds"}))
+    code, _, err = run_main("eval_clevr", "--checkpoint", tmp_path, "--output_dir", tmp_path / "out")
+    check_refused(code, err, f"--checkpoint {tmp_path}/igm.json: no task is called 'birds'")
+
+
 def test_partial_questions(denoiser):
     model, picture = ObjectModel(denoiser), torch.rand(3, 32, 32)
     denoiser.codec, before = PatchPCA(patch_size=8, latent_channels=3), denoiser.codec

@@ -354,7 +354,14 @@ def test_an_earlier_runs_checkpoint_of_the_same_step_is_replaced(make_denoiser, 
     assert any(not torch.equal(first[name], second[name]) for name in first)
 
 
-# A loss that is not finite
+# A loss, or a weight, that is not finite
+
+
+def test_weights_that_are_not_finite_are_not_saved(make_denoiser, tmp_path):
+    """The loss of the last step is still finite: only the step after it would show that the weights are lost."""
+    with pytest.raises(TrainingError, match="not finite after step 1; .* --adam_weight_decay"):
+        run(make_denoiser, tmp_path, max_train_steps=1, adam_weight_decay=1e308)
+    assert names(tmp_path) == []
 
 
 @pytest.mark.parametrize(("logging_steps", "accumulation"), [(1, 1), (20, 1), (20, 2)])

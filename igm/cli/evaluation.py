@@ -21,7 +21,7 @@ from igm.evaluation.redraw import redraw
 from igm.evaluation.run import BatchSettings, Groups, evaluate
 from igm.evaluation.table import format_table
 from igm.evaluation.weights import weights_fingerprint
-from igm.facts import Facts
+from igm.facts import FACTS_FILE, Facts
 from igm.hub import is_pipeline, resolve
 from igm.inference.method import Method, methods_of
 from igm.models import ModelError
@@ -168,7 +168,7 @@ class Evaluation(Generic[DataT]):
         except ModelError:
             return self  # said when the checkpoint is loaded; mistakes in the images come first
         facts = Facts() if is_pipeline(place) else Facts.read(place)
-        task = find_task(facts.task) if facts.task else self.task
+        task = find_task(facts.task, f"--checkpoint {place}/{FACTS_FILE}") if facts.task else self.task
         if task.refines != self.task.name:
             return self
         known = methods_of(task.name)

@@ -19,8 +19,11 @@ def register(task: "Task") -> "Task":
     return task
 
 
-def find_task(name: str | None) -> "Task":
+def find_task(name: str | None, source: object = "") -> "Task":
     """The task of a name, of this or an earlier version.
+
+    Args:
+        source: the file or option that has the name, for the message.
 
     Raises:
         UserError: there is none.
@@ -29,5 +32,6 @@ def find_task(name: str | None) -> "Task":
         importlib.import_module(f"{__name__}.{module.name}")
     if not isinstance(name, str) or name not in _registered:  # a results file may hold anything
         known = sorted({task.name for task in _registered.values()})
-        raise UserError(f"no task is called {name!r}; known are {', '.join(known)}")
+        start = f"{source}: " if source else ""
+        raise UserError(f"{start}no task is called {name!r}; known are {', '.join(known)}")
     return _registered[name]

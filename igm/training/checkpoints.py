@@ -34,6 +34,7 @@ from igm.models.denoiser import EMA_DIR, NETWORK_DIR, load_network
 from igm.models.unet import one_line, read_config
 from igm.models.weights import check_finite, find_weights, read_shapes
 from igm.settings import shortened
+from igm.training.faults import TrainingError
 from igm.training.learner import Learner, bare
 from igm.training.settings import TrainSettings
 
@@ -257,8 +258,14 @@ class Checkpoints:
         Every process calls it. The older checkpoints are untouched until the new one is complete and on the disk.
 
         Raises:
+            TrainingError: a weight is not finite; nothing is written.
             OSError: the disk is full or the folder cannot be written; what was half-written is removed.
         """
+        if wrong := next((n for n, p in self.learner.network.named_parameters() if not bool(p.isfinite().all())), None):
+            raise TrainingError(
+                f"weights of {wrong} are not finite after step {step}; the last checkpoint is kept; lower --learning_rate "
+                "or --adam_weight_decay"
+            )
         main = self.accelerator.is_main_process
         final = self.folder / f"checkpoint-{step}"
         token = [secrets.token_hex(16)]
