@@ -265,7 +265,7 @@ def test_an_unknown_task_of_a_checkpoint_is_named_with_its_file(denoiser, tmp_pa
     facts = json.loads((tmp_path / "igm.json").read_text())
     (tmp_path / "igm.json").write_text(json.dumps({**facts, "task": "birds"}))
     code, _, err = run_main("eval_clevr", "--checkpoint", tmp_path, "--output_dir", tmp_path / "out")
-    check_refused(code, err, f"--checkpoint {tmp_path}/igm.json: no task is called 'birds'")
+    check_refused(code, err, f"--checkpoint {tmp_path}, igm.json: no task is called 'birds'")
 
 
 def test_partial_questions(denoiser):

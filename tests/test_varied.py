@@ -62,7 +62,7 @@ def test_beyond_the_border_the_edge_is_repeated():
 
 def test_grey_stays_grey_under_a_rotation_of_colours():
     grey = torch.linspace(-0.9, 0.9, 16).expand(3, 4, 16)
-    changed = change_colours(grey, np.random.default_rng(1), Variation(gain=0.0, offset=0.0))
+    changed, _ = change_colours(grey, np.random.default_rng(1), Variation(gain=0.0, offset=0.0))
     torch.testing.assert_close(changed, grey)
 
 

@@ -22,7 +22,6 @@ from igm.evaluation.run import BatchSettings, Groups, evaluate
 from igm.evaluation.table import format_table
 from igm.evaluation.weights import weights_fingerprint
 from igm.facts import FACTS_FILE, Facts
-from igm.hub import is_pipeline, resolve
 from igm.inference.method import Method, methods_of
 from igm.models import ModelError
 from igm.resources import PRETRAINED
@@ -164,11 +163,11 @@ class Evaluation(Generic[DataT]):
             UserError: the method does not know that task.
         """
         try:
-            place = resolve(self.checkpoint(), self.loading.revision, self.loading.local_files_only)
+            checkpoint = self.checkpoint()
+            facts = self.method.facts_of(checkpoint, self.loading)
         except ModelError:
             return self  # said when the checkpoint is loaded; mistakes in the images come first
-        facts = Facts() if is_pipeline(place) else Facts.read(place)
-        task = find_task(facts.task, f"--checkpoint {place}/{FACTS_FILE}") if facts.task else self.task
+        task = find_task(facts.task, f"--checkpoint {checkpoint}, {FACTS_FILE}") if facts.task else self.task
         if task.refines != self.task.name:
             return self
         known = methods_of(task.name)

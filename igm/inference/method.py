@@ -11,6 +11,8 @@ from typing import Any, ClassVar, TypedDict, Unpack
 import torch
 
 from igm import UserError
+from igm.facts import Facts
+from igm.hub import is_pipeline, resolve
 from igm.inference.loading import DenoiserLoading
 from igm.inference.settings import SeededSettings
 from igm.inference.types import Inferred, Posterior
@@ -66,6 +68,15 @@ class Method(ABC):
         return None
 
     @classmethod
+    def facts_of(cls, checkpoint: str | Path, loading: Any) -> Facts:
+        """What is known of a checkpoint before it is loaded; nothing, where that does not change what is inferred.
+
+        Raises:
+            ModelError: not found, or its facts are not usable.
+        """
+        return Facts()
+
+    @classmethod
     @abstractmethod
     def load(cls, checkpoint: str | Path, loading: Any, device: torch.device, precision: str) -> Any:
         """The model of a checkpoint, on its device, with `facts`, `resolution`, `cond_size` and `device`.
@@ -117,6 +128,12 @@ class DenoiserMethod(Method):
     """A method that asks a Denoiser: images are encoded once, then `infer` sees their posterior."""
 
     model: Denoiser
+
+    @classmethod
+    def facts_of(cls, checkpoint: str | Path, loading: Any) -> Facts:
+        """Those of its folder."""
+        place = resolve(checkpoint, loading.revision, loading.local_files_only)
+        return Facts() if is_pipeline(place) else Facts.read(place)
 
     @classmethod
     def load(cls, checkpoint: str | Path, loading: Any, device: torch.device, precision: str) -> Denoiser:
