@@ -113,7 +113,7 @@ def marginals(lower: torch.Tensor, values: torch.Tensor, scale: float) -> torch.
     Args:
         lower: (K, M), of `evidence`. values: the combinations (M, D - 2). scale: calibrated; 0 makes all alike.
     """
-    return torch.softmax(scale * lower, dim=1) @ values
+    return (torch.softmax(scale * lower, dim=1) @ values).clamp(max=1)  # rounding may pass it
 
 
 def changed_place(start: Sets, other: Sets) -> torch.Tensor:
