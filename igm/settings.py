@@ -6,7 +6,6 @@ result was made with; see `igm.cli.options` for the commands.
 
 import argparse
 import dataclasses
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath, PureWindowsPath
@@ -63,7 +62,8 @@ def _whole(value: Any) -> bool:
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether a value is a number that float32 holds with room for arithmetic."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MOST_FLOAT
 
 
 def parse_range(text: str) -> tuple[int, int]:
@@ -81,12 +81,13 @@ def _inside(value: Any) -> bool:
 
 
 MOST = 2**31 - 1  # larger counts fit no tensor's index
+MOST_FLOAT = 1e30
 positive = Kind(int, lambda v: _whole(v) and 1 <= v <= MOST, "a whole number of at least 1")
 not_negative = Kind(int, lambda v: _whole(v) and 0 <= v <= MOST, "a whole number of at least 0")
 seed_number = Kind(int, lambda v: _whole(v) and 0 <= v < 2**32, f"a whole number in 0 to {2**32 - 1}")
-positive_float = Kind(float, lambda v: _number(v) and v > 0, "a number above 0")
-not_negative_float = Kind(float, lambda v: _number(v) and v >= 0, "a number of at least 0")
-number = Kind(float, _number, "a finite number")
+positive_float = Kind(float, lambda v: _number(v) and v > 0, "a number above 0, up to 1e30")
+not_negative_float = Kind(float, lambda v: _number(v) and v >= 0, "a number in 0 to 1e30")
+number = Kind(float, _number, "a number in -1e30 to 1e30")
 probability = Kind(float, lambda v: _number(v) and 0 < v <= 1, "above 0 and at most 1")
 share = Kind(float, lambda v: _number(v) and 0 <= v <= 1, "in 0 to 1")
 decay = Kind(float, lambda v: _number(v) and 0 <= v < 1, "at least 0 and below 1")

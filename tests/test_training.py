@@ -360,7 +360,7 @@ def test_an_earlier_runs_checkpoint_of_the_same_step_is_replaced(make_denoiser, 
 def test_weights_that_are_not_finite_are_not_saved(make_denoiser, tmp_path):
     """The loss of the last step is still finite: only the step after it would show that the weights are lost."""
     with pytest.raises(TrainingError, match="not finite after step 1; .* --adam_weight_decay"):
-        run(make_denoiser, tmp_path, max_train_steps=1, adam_weight_decay=1e308)
+        run(make_denoiser, tmp_path, max_train_steps=1, adam_weight_decay=1e30, learning_rate=1e30)
     assert names(tmp_path) == []
 
 
