@@ -66,4 +66,6 @@ def in_hours(hours: float | None) -> str:
     """About how long, in words."""
     if hours is None:
         return "hours not known"
+    if hours < 1 / 60:
+        return "less than a minute"
     return f"about {hours:.1f} hours" if hours >= 0.95 else f"about {60 * hours:.0f} minutes"

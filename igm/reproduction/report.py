@@ -97,7 +97,7 @@ def lines_of(row: Row, folder: Path, differences: dict[str, Difference]) -> list
                 row,
                 group,
                 num_images=len(members),
-                score=100 * float(right.sum() / of.sum()),
+                score=None if not of.sum() else 100 * float(right.sum() / of.sum()),
                 low=100 * low,
                 high=100 * high,
                 error=metrics.get("estimation_error"),

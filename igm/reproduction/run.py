@@ -1,5 +1,6 @@
 """Runs the rows of a table: what is missing is trained and evaluated, what was stopped goes on, what is there stays."""
 
+import contextlib
 import os
 import shlex
 import subprocess
@@ -14,6 +15,7 @@ from igm.reproduction.rows import Place, Row, Table, Training
 from igm.training.checkpoints import weights_fault
 
 USER_ERROR = 2  # exit code of a command of the project that was asked for something that cannot be
+GRACE = 3  # seconds that a command may take to end by itself
 TAIL = 8192  # bytes of what a command says at last
 
 
@@ -116,6 +118,8 @@ def call(command: Sequence[str]) -> None:
                 said = (said + part)[-TAIL:]
             code = process.wait()
         except BaseException:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE)  # Ctrl-C has reached it, too
             process.terminate()  # a command of the project keeps what it has done
             raise
     if code == USER_ERROR:
