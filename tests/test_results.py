@@ -257,7 +257,8 @@ def test_two_runs_are_compared_on_the_images_that_both_have(tmp_path, monkeypatc
     near, far = record()["conds_true"], [[0.1, 0.2], [0.9, 0.9]]
     write(tmp_path / "one" / "results.jsonl", [record(name, conds_pred=near) for name in "abcd"])
     write(tmp_path / "two" / "results.jsonl", [record(name, conds_pred=far) for name in "abc"])
-    assert compare(tmp_path / "one", tmp_path / "two") == ["3-5: +50.0 points [+0.0, +81.2] on 3 images"]
+    (found,) = compare(tmp_path / "one", tmp_path / "two")
+    assert str(found) == "3-5: +50.0 points [+0.0, +81.2] on 3 images"
     monkeypatch.setattr(sys, "argv", ["results", str(tmp_path / "two"), "--against", str(tmp_path / "one")])
     summary.main()
     assert capsys.readouterr().out.splitlines()[-1] == "3-5: -50.0 points [-81.2, -0.0] on 3 images"
@@ -274,8 +275,7 @@ def test_difference_varies_only_where_the_runs_differ(tmp_path):
     options = {**OPTIONS, "task": "celeba"}
     write(tmp_path / "one" / "results.jsonl", better, options=options)
     write(tmp_path / "two" / "results.jsonl", both, options=options)
-    (line,) = compare(tmp_path / "one", tmp_path / "two")
-    score, low, high = (float(x.strip("[],")) for x in (line.split()[1], *line.split()[3:5]))
+    (found,) = compare(tmp_path / "one", tmp_path / "two")
     deviation = 100 * (0.2 * 0.8 / 50) ** 0.5  # of the mean of 50 zeros and ones, 10 of them ones
-    assert score == 20 and low == pytest.approx(20 - 1.96 * deviation, abs=3)
-    assert high == pytest.approx(20 + 1.96 * deviation, abs=3)
+    assert found.points == pytest.approx(20) and found.low == pytest.approx(20 - 1.96 * deviation, abs=3)
+    assert found.high == pytest.approx(20 + 1.96 * deviation, abs=3)

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -129,8 +130,27 @@ def task_of(folder: Path, name: str | None) -> Task:
         raise UserError(f"{folder}: {error}") from None
 
 
-def compare(folder: str | Path, other: str | Path) -> list[str]:
-    """By how much a folder's headline score is above another's on the images that both have, a line per group.
+@dataclass(frozen=True)
+class Difference:
+    """By how much the headline score of a group is above another run's, in points, with its 95 % interval."""
+
+    group: str
+    points: float
+    low: float
+    high: float
+    num_images: int
+
+    def __str__(self) -> str:
+        return f"{self.group}: {self.points:+.1f} points {self.interval} on {self.num_images:,} images"
+
+    @property
+    def interval(self) -> str:
+        """The interval as tables have it."""
+        return f"[{self.low:+.1f}, {self.high:+.1f}]"
+
+
+def compare(folder: str | Path, other: str | Path) -> list[Difference]:
+    """By how much a folder's headline score is above another's on the images that both have, group by group.
 
     The 95 % interval is over images and paired: the same resampled images count for both.
 
@@ -149,14 +169,13 @@ def compare(folder: str | Path, other: str | Path) -> list[str]:
         return [compare_group(tasks[0], group, pairs) for group, pairs in groups.items()]
 
 
-def compare_group(task: Task, group: str, pairs: Sequence[tuple[Record, Record]]) -> str:
-    """The line of one group, from both records of each image that both runs have."""
+def compare_group(task: Task, group: str, pairs: Sequence[tuple[Record, Record]]) -> Difference:
+    """The difference of one group, from both records of each image that both runs have."""
     ours, theirs = zip(*pairs, strict=True)
     (top, of), (other_top, _) = task.headline(ours), task.headline(theirs)
     difference = np.asarray(top, dtype=float) - other_top
     low, high = difference_interval(difference, of) or (math.nan, math.nan)
-    score = 100 * difference.sum() / of.sum()
-    return f"{group}: {score:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}] on {len(pairs):,} images"
+    return Difference(group, 100 * float(difference.sum() / of.sum()), 100 * low, 100 * high, len(pairs))
 
 
 def mean_of(values: Iterable[float]) -> float | None:
@@ -176,7 +195,7 @@ def main() -> None:
         differences = compare(options.folder, options.against) if options.against else []
     except UserError as error:
         parser.exit(2, f"error: {error}\n")
-    print("\n".join([format_table(summary), *differences]))
+    print("\n".join([format_table(summary), *map(str, differences)]))
 
 
 if __name__ == "__main__":
