@@ -215,7 +215,8 @@ def test_options_win_over_the_checkpoints(run_main, train_args, tmp_path):
         ("snr_gamma", "-1", "above 0"), ("max_grad_norm", "inf", "above 0"), ("dataloader_num_workers", 10**9, "1024"),
         ("resolution", 10**6, "8192"), ("seed", -1, "whole number"), ("tracker_project_name", "../up", "inside"),
         ("tracker_project_name", "/tmp/up", "inside"), ("tracker_project_name", ".", "inside"),
-        ("tracker_project_name", "a\x1b[2J", "inside"), ("output_dir", "", "path"), ("object_counts", "0-3", "range"), ("snr_gamma", "1e308", "1e30"),
+        ("tracker_project_name", "a\x1b[2J", "inside"), ("output_dir", "", "path"), ("object_counts", "0-3", "range"),
+        ("snr_gamma", "1e308", "1e30"),
     ],
 )  # fmt: skip
 def test_numbers_and_names_without_sense(run_main, train_args, no_model, tmp_path, name, value, words):

@@ -77,7 +77,8 @@ def make_parser(doc: str, data: type[DataSettings], defaults: Mapping[str, Any])
 
 
 def note_idle(options: argparse.Namespace, idle: frozenset[str], defaults: Mapping[str, Any], name: str) -> None:
-    """Say which given options have no effect on what is trained."""
+    """Say which given options have no effect on what is trained; one that asks for nothing needs none."""
     for option in sorted(idle & vars(options).keys()):
-        if getattr(options, option) != defaults.get(option, dataclasses.MISSING):
+        value = getattr(options, option)
+        if value and value != defaults.get(option, dataclasses.MISSING):
             warn(f"--{option} has no effect on --learner {name}")
