@@ -214,6 +214,8 @@ def test_another_command_is_another_result(project):
     table = table_of(row)
     run_rows([row], table, place)
     more = dataclasses.replace(place, num_images=7)
+    elsewhere = dataclasses.replace(place, dataset_root="elsewhere")
+    assert results_of(row, row.words(elsewhere, table.num_images), elsewhere) is None  # the same folder
     assert results_of(row, row.words(more, table.num_images), more) is None
     run_rows([row], table, more)
     assert log() == ["train", "eval", "eval"]
@@ -385,7 +387,7 @@ def test_another_folder_than_the_projects_is_said(reproduce, tmp_path, monkeypat
 
 
 @pytest.mark.slow
-def test_a_real_row_is_trained_evaluated_and_reported_once(reproduce, clevr_root, tmp_path, monkeypatch, capfd):
+def test_a_real_row_is_trained_evaluated_and_reported_once(reproduce, clevr_root, tmp_path, monkeypatch):
     """Two steps of a tiny ResNet and the shipped model, by the real commands; the second call runs nothing."""
     config = tmp_path / "config.json"
     config.write_text(json.dumps({**NETWORK_CONFIGS["resnet"], "_class_name": "PositionResNet", "cond_size": 2}))
@@ -410,7 +412,7 @@ def test_a_real_row_is_trained_evaluated_and_reported_once(reproduce, clevr_root
     ]
     code, out, err = reproduce(*words)
     assert code == 0, err
-    report = tmp_path / "out" / "clevr-mini" / "report"
+    report = tmp_path / "out" / "clevr-mini-2" / "report"
     first = (report / "table.csv").read_text()
     assert [row["row"] for row in csv.DictReader(first.splitlines())] == ["resnet50"] * 2 + ["igm"] * 2
     code, out, err = reproduce(*words)

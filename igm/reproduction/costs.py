@@ -4,7 +4,10 @@ from igm.reproduction.rows import Training
 
 TFLOPS = 30  # that a GPU is taken to sustain in half precision: a guess, a tenth of an A100's peak
 FULL_BASIS = f"FLOP of the networks at {TFLOPS} TFLOP/s a GPU; reading of data not counted. Nothing was timed on a GPU."
-MINI_BASIS = "measured on one core of a shared AMD EPYC (docs/results.md, docs/training.md), without building caches."
+MINI_BASIS = (
+    "steps and images measured on one core of a shared AMD EPYC (docs/results.md, docs/training.md); images of baselines "
+    "that answer in one pass are a guess; codecs and caches not counted."
+)
 
 
 def gpu_seconds(gflop: float) -> float:

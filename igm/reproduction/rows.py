@@ -38,8 +38,9 @@ class Place:
 
     @property
     def results(self) -> Path:
-        """Where evaluations go, and the report."""
-        return self.output_dir / f"{self.table}-{self.scale}"
+        """Where evaluations go, and the report; of another number of images elsewhere."""
+        number = f"-{self.num_images}" if self.num_images else ""
+        return self.output_dir / f"{self.table}-{self.scale}{number}"
 
 
 @dataclass(frozen=True, kw_only=True)

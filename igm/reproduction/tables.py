@@ -45,10 +45,11 @@ CELEBA_FULL = celeba_rows(
 )
 
 SMALL_FACES: tuple[str, ...] = ("--flip", "--resolution", "64", "--train_batch_size", "64", "--lr_scheduler", "cosine")
-SMALL_FACES += ("--lr_warmup_steps", "100", "--mixed_precision", "bf16", "--seed", "0", "--num_validation_images", "0")
+SMALL_FACES += ("--lr_warmup_steps", "100", "--mixed_precision", "bf16", "--seed", "0")
 SMALL_FACES += ("--checkpointing_steps", "500", "--checkpoints_total_limit", "2")
 SMALL_GC = (
-    *("--learner", "joint_label", *SMALL_FACES, "--pretrained_model_name", "models/pretrained/celeba-mini/vae"),
+    *("--learner", "joint_label", *SMALL_FACES, "--num_validation_images", "0"),
+    *("--pretrained_model_name", "models/pretrained/celeba-mini/vae"),
     *("--unet_config", "configs/celeba-mini/unet", "--learning_rate", "1e-3", "--t_logit_normal", "-0.5", "0.6"),
     *("--scheduler_config", "configs/celeba-mini/scheduler/scheduler_config.json", "--use_ema", "--ema_decay", "0.998"),
 )
@@ -108,7 +109,7 @@ def animal_rows(common: tuple[str, ...], checkpoint: str, seconds: tuple[float |
 
 
 SD_ROWS = animal_rows(("--config", "configs/paper/animals.yaml"), "", (None, None, None))
-SMALL_SD_ROWS = animal_rows((), "animals-mini", (4, 2, 1))
+SMALL_SD_ROWS = animal_rows((), "animals-mini", (0.4, 0.2, 0.1))
 
 FOUND, RIGHT, PAIRS = "found within 0.05", "right attributes", "right pairs"
 CLEVR = Table(
