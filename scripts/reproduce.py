@@ -1,4 +1,4 @@
-"""Make a table of the paper again: train what is missing, evaluate, print the paper's numbers beside the measured ones.
+"""Make a table of the paper again: train what is missing, evaluate, print its numbers beside the measured ones.
 
 Stopped anywhere, the same command goes on. Results go to OUTPUT_DIR/TABLE-SCALE, the report to its folder report/, models to
 OUTPUT_DIR/models-SCALE.
