@@ -1,7 +1,7 @@
 """Make a table of the paper again: train what is missing, evaluate, print its numbers beside the measured ones.
 
-Stopped anywhere, the same command goes on. Results go to OUTPUT_DIR/TABLE-SCALE, the report to its folder report/, models to
-OUTPUT_DIR/models-SCALE.
+Stopped anywhere, the same command goes on. Results go to OUTPUT_DIR/TABLE-SCALE, the report to its folder report/,
+models to OUTPUT_DIR/models-SCALE.
 
 Examples:
     python scripts/reproduce.py clevr --scale mini --dataset_root DIR
