@@ -5,7 +5,8 @@ ship.
 """
 
 import dataclasses
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from igm.reproduction.costs import full_training, gpu_seconds
 from igm.reproduction.rows import Published, Row, Training
@@ -191,6 +192,7 @@ class Ablated:
     evaluation: tuple[str, ...]
     seconds: tuple[float, ...]  # of an image, value by value
     groups: int = 2
+    paper: Mapping[str, Mapping[str, Published]] = field(default_factory=dict)  # by value
 
 
 def ablation_rows(model: Row, ablations: tuple[Ablated, ...]) -> tuple[Row, ...]:
@@ -207,7 +209,7 @@ def ablation_rows(model: Row, ablations: tuple[Ablated, ...]) -> tuple[Row, ...]
                     training=model.training,
                     checkpoint=model.checkpoint,
                     evaluation=words,
-                    paper=ONE_START if (one.name, value) == ("starts", "1") else {},
+                    paper=one.paper.get(value, {}),
                     optional=one.groups == 1,  # data need not have every number
                     groups=one.groups,
                     image_seconds=seconds,
@@ -218,12 +220,16 @@ def ablation_rows(model: Row, ablations: tuple[Ablated, ...]) -> tuple[Row, ...]
     return tuple(rows)
 
 
-def ablations_of(start: float, search: float) -> tuple[Ablated, ...]:
-    """What is changed. start: seconds of one start of the descent. search: of the pursuit as it is, for an image."""
+def ablations_of(start: float, further: float, search: float) -> tuple[Ablated, ...]:
+    """What is changed.
+
+    Args:
+        start, further: seconds of one start of the descent for an image, and of each further one.
+        search: of the pursuit as it is.
+    """
     pursuit, counts = one_pass("pursuit"), tuple(map(str, range(3, 11)))
     starts, draws = ("1", "2", "5", "10", "20"), ("4", "8", "16", "32", "64", "128")
     ranges = ("0 200", "0 400", "0 500", "200 500", "0 1000")
-    few = start / 2  # of every further start: they share the pass
     return (
         Ablated(
             "starts of the descent",
@@ -231,7 +237,8 @@ def ablations_of(start: float, search: float) -> tuple[Ablated, ...]:
             "--num_inits",
             starts,
             DESCENT,
-            tuple(start + few * (int(n) - 1) for n in starts),
+            tuple(start + further * (int(n) - 1) for n in starts),
+            paper={"1": ONE_START},
         ),
         Ablated(
             "noise draws", "draws", "--num_draws", draws, pursuit, tuple(search * max(0.5, int(n) / 64) for n in draws)
