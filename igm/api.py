@@ -17,12 +17,14 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
+from PIL import Image
 
 from igm import UserError
 from igm.data import DataError
 from igm.devices import find_device
 from igm.facts import FACTS_FILE
 from igm.files import replace_json
+from igm.generation import KINDS, Composition, FoundAgain, Kind, as_pictures, sample, settings_of
 from igm.hub import is_pipeline, list_models, resolve
 from igm.inference.loading import DenoiserLoading, PipelineLoading
 from igm.inference.method import Method, encode_images, methods_of
@@ -56,10 +58,12 @@ class PictureModel:
 
     Attributes:
         task, method: names of what a concept is, and of how it is sought.
+        asks: the kinds of concepts that pictures can be asked for (`igm.generation.KINDS`).
     """
 
     task: ClassVar[str]
     method: ClassVar[str]
+    asks: ClassVar[tuple[str, ...]]
 
     def __init__(self, model: Denoiser):
         self.model = model
@@ -80,8 +84,56 @@ class PictureModel:
                 return []
             found = self.infer(batch.pixels, *concepts, **settings)
         for own, image in zip(found, batch.images, strict=True):
-            own.image = image
+            self.attach(own, image)
         return found[0] if batch.single else found
+
+    def attach(self, answer: Any, image: Image.Image) -> None:
+        """Give an answer the picture that it is about."""
+        answer.image = image
+
+    def generate(
+        self,
+        *,
+        num_images: int = 1,
+        negative: Sequence[Any] = (),
+        weights: Sequence[float] | None = None,
+        seed: int = 0,
+        **options: Any,
+    ) -> list[Image.Image]:
+        """Pictures of a composition of concepts.
+
+        Args:
+            negative: concepts of the same kind that shall not be there.
+            weights: of the concepts, and then of the negative ones (default 1 and -0.5).
+            options: the concepts, as one of positions=[(x, y)], objects=[{"position": (x, y), "color": "red"}],
+                attributes=["Smiling", "-Male"] or prompts=["a photo of a cat"], whichever the model knows; the others are
+                settings of `igm.generation.SamplingSettings`.
+
+        Raises:
+            UserError: concepts or settings that the model does not know.
+        """
+        if not isinstance(num_images, int) or isinstance(num_images, bool) or num_images < 1:
+            raise UserError(f"num_images={num_images!r}: must be a whole number of at least 1")
+        given = [name for name in KINDS if options.get(name) is not None]
+        composition = Composition(self.kind(given), options[given[0]], negative, weights) if len(given) == 1 else None
+        if composition is None:
+            raise UserError(f"give one of {', '.join(f'{name}=' for name in self.asks)}, not {len(given)}")
+        chosen = settings_of({"seed": seed, **{n: v for n, v in options.items() if n not in KINDS}})
+        return as_pictures(sample(self.model, composition, num_images, chosen))
+
+    def kind(self, given: Sequence[str]) -> Kind:
+        """The kind of concept that is asked for.
+
+        Raises:
+            UserError: this model does not know it.
+        """
+        if given[0] not in self.asks:
+            raise UserError(f"{given[0]}: the model is for {self.task}; give {' or '.join(self.asks)}")
+        return KINDS[given[0]]
+
+    def find_again(self, pictures: Sequence[Image.Image], **asked: Sequence[Any]) -> FoundAgain | None:
+        """How many concepts, given as to `generate`, are found in generated pictures; None where no one can tell."""
+        return self.kind(list(asked)).find_again(self, pictures, next(iter(asked.values())))
 
     def infer(self, pixels: torch.Tensor, *concepts: Any, **settings: Any) -> list[Any]:
         """One answer for each picture of (B, 3, R, R) in [-1, 1]."""
@@ -175,6 +227,12 @@ class PositionModel(PictureModel):
     """Finds the objects of a scene."""
 
     task, method = "positions", "pursuit"
+    asks: ClassVar[tuple[str, ...]] = ("positions",)
+
+    def attach(self, answer: Any, image: Image.Image) -> None:
+        """A scene also knows the model, so that it can be changed."""
+        super().attach(answer, image)
+        answer.model = self
 
     def infer(self, pixels: torch.Tensor, num_objects: Any = None, **settings: Any) -> list[Scene]:
         """Positions, and their number where it is not given.
@@ -196,6 +254,7 @@ class ObjectModel(PositionModel):
     """Finds the objects of a scene, and tells what each is."""
 
     task = "objects"
+    asks = ("objects", "positions")
 
     def find(self, picture: Picture, num_objects: int | None = None, **attributes: str) -> list[SceneObject]:
         """Where is the red cube? The objects that are likelier than not what is asked for, the surest first.
@@ -242,6 +301,7 @@ class AttributeModel(PictureModel):
     """Tells which attributes a face has."""
 
     task, method = "attributes", "discrete"
+    asks = ("attributes",)
 
     def infer(self, pixels: torch.Tensor, **settings: Any) -> list[Labels]:
         """The attributes that hold. settings: of `igm.inference.settings.DiscreteSettings`."""
@@ -252,6 +312,7 @@ class PromptModel(PictureModel):
     """Tells which of some classes a picture shows, zero-shot, with a text-to-image model."""
 
     task, method = "classes", "igm"
+    asks = ("prompts",)
 
     def infer(
         self,

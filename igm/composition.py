@@ -53,3 +53,40 @@ def predictor(
         return denoiser.predict_composed(x_t, t, pair_conds, weights, index)
 
     return predict
+
+
+def entering_weights(weights: torch.Tensor, composition: str, guidance: float = 1.0) -> torch.Tensor:
+    """How relative weights (P,) of one image's concepts, 1 each by default, enter its prediction: (P,).
+
+    Args:
+        composition: of the denoiser. "sum": a_k is the weight itself. "mean": w_k sum to 1, so that the unconditional
+            prediction of composable diffusion (Liu et al. 2022) cancels for negative weights, too.
+        guidance: factor on all of them.
+
+    Raises:
+        ValueError: weights of a mean that have no positive sum.
+    """
+    if composition == "sum":
+        return guidance * weights
+    if not float(weights.sum()) > 1e-6:
+        raise ValueError(f"weights of a mean need a positive sum, got {weights.tolist()}")
+    return guidance * weights / weights.sum()
+
+
+def weighted_predictor(
+    denoiser: Denoiser, conds: torch.Tensor, weights: torch.Tensor, num_images: int
+) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """As `predictor`, of one composition that `num_images` share: conds (P, ...), weights (P,) as they enter.
+
+    A concept of weight 0 is never computed.
+    """
+    real = weights != 0
+    conds, weights = conds[real], weights[real]
+    pair_conds = conds.repeat(num_images, *[1] * (conds.ndim - 1))  # (B P, ...)
+    index = torch.arange(num_images, device=conds.device).repeat_interleave(len(conds))  # (B P,)
+    pair_weights = weights.repeat(num_images)  # (B P,)
+
+    def predict(x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return denoiser.predict_weighted(x_t, t, pair_conds, pair_weights, index)
+
+    return predict

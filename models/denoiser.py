@@ -98,6 +98,11 @@ class Denoiser(nn.Module):
         return cond_size(getattr(self.network, "module", self.network).config)
 
     @property
+    def composition(self) -> str:
+        """How its concepts combine: "sum" (a_k, 1 each) or "mean" (w_k, which sum to 1)."""
+        return getattr(self.network, "module", self.network).config.composition if self.is_separable else "mean"
+
+    @property
     def resolution(self) -> int:
         """Side in pixels of the images that the network was trained on."""
         return self.latent_shape[1] * self.codec.downsampling
@@ -160,8 +165,15 @@ class Denoiser(nn.Module):
             predictions (B, C, H, W), float32.
         """
         if self.is_separable:
-            own = getattr(self.network, "module", self.network).weights_in_sum(weights)
-            return self.network(x_t, t, conds, index, own).float()
+            weights = getattr(self.network, "module", self.network).weights_in_sum(weights)
+        return self.predict_weighted(x_t, t, conds, weights, index)
+
+    def predict_weighted(
+        self, x_t: torch.Tensor, t: torch.Tensor, conds: torch.Tensor, weights: torch.Tensor, index: torch.Tensor
+    ) -> torch.Tensor:
+        """`predict_composed` with any weights (P,), which enter as they are: sum_k w_k f_k, or a_k of m = sum_k a_k phi."""
+        if self.is_separable:
+            return self.network(x_t, t, conds, index, weights).float()
         predictions = self.predict_pairs(x_t, t, conds, index)
         weighted = predictions * weights.view(-1, 1, 1, 1).to(predictions)
         return weighted.new_zeros(len(x_t), *predictions.shape[1:]).index_add(0, index, weighted)

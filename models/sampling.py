@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DiffusionPipeline, DPMSolverMultistepScheduler
+from diffusers.utils.torch_utils import randn_tensor
 
 from igm.models.denoiser import Denoiser
 
@@ -30,24 +31,31 @@ class CompositionPipeline(DiffusionPipeline):
         num_images: int,
         *,
         num_inference_steps: int = 50,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        start: torch.Tensor | None = None,
+        strength: float = 1.0,
     ) -> torch.Tensor:
         """Sample images.
 
         Args:
             predict: (x_t (B, C, H, W), t (B,)) -> composed prediction (B, C, H, W); see `igm.composition.predictor`.
             num_images: B.
-            generator: CPU generator of the starting noise (and of the sampler's, where it has any).
+            generator: CPU generator of the starting noise (and of the sampler's, where it has any), or one for each image.
+            start: clean latents (B, C, H, W) to begin with, noised to the last `strength` in (0, 1] of the steps, which
+                alone are taken (SDEdit, Meng et al. 2022); None: pure noise, and all steps.
 
         Returns:
             images (B, 3, R, R), about [-1, 1].
         """
         device = self.denoiser.device
-        x_t = torch.randn(num_images, *self.denoiser.latent_shape, generator=generator).to(device)
+        noise = randn_tensor((num_images, *self.denoiser.latent_shape), generator).to(device)
         self.scheduler.set_timesteps(num_inference_steps, device=device)
-        x_t = x_t * self.scheduler.init_noise_sigma
+        timesteps, x_t = self.scheduler.timesteps, noise * self.scheduler.init_noise_sigma
+        if start is not None:
+            timesteps = timesteps[-max(1, round(strength * len(timesteps))) :]
+            x_t = self.denoiser.add_noise(start, noise, timesteps[:1].expand(num_images))
         options = {} if isinstance(self.scheduler, DPMSolverMultistepScheduler) else {"generator": generator}
-        for t in self.progress_bar(self.scheduler.timesteps):
+        for t in self.progress_bar(timesteps):
             composed = predict(self.scheduler.scale_model_input(x_t, t), t.expand(num_images))
             x_t = self.scheduler.step(composed, t, x_t, **options).prev_sample  # (B, C, H, W)
         return self.denoiser.decode(x_t)

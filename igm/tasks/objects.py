@@ -60,6 +60,10 @@ class ObjectScene(Scene):
 
     objects: list[SceneObject] = field(default_factory=list)
 
+    def parts(self) -> list[dict[str, Any]]:
+        """Its objects as `generate` takes them."""
+        return [{"position": own.position, **own.attributes} for own in self.objects]
+
     def draw(self, image: Image.Image | None = None) -> Image.Image:
         """The picture (or another of the same view) with a cross at each position, and what stands there."""
         return draw_points(

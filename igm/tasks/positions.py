@@ -11,6 +11,7 @@ from PIL import Image
 
 from igm.calibration.positions import measure_positions
 from igm.calibration.settings import CalibrationImages, CalibrationSettings
+from igm.editing import Editable
 from igm.facts import Facts
 from igm.figures.counts import confusion_matrices, error_by_count, reliability_diagrams
 from igm.figures.marks import as_png, draw_points
@@ -84,11 +85,12 @@ def position_metrics(
 
 
 @dataclass
-class Scene:
+class Scene(Editable):
     """What a picture shows: positions (K, 2) as (x, y) in [0, 1] of its width and height, y down; count K; confidence.
 
     confidence: that the count is right, or, where it was given, every position; object_confidence (K,): each position.
     image: the picture, made smaller where it is large; in a notebook a scene shows itself on it.
+    model: of `igm.api`, that found it; with it the scene can be changed (`igm.editing`). It is not pickled.
     """
 
     positions: np.ndarray
@@ -97,6 +99,11 @@ class Scene:
     object_confidence: np.ndarray | None
     error: float
     image: Image.Image | None = field(default=None, repr=False, compare=False)
+    model: Any = field(default=None, repr=False, compare=False)
+
+    def parts(self) -> list[dict[str, Any]]:
+        """Its positions as `generate` takes objects."""
+        return [{"position": (float(x), float(y))} for x, y in self.positions]
 
     def draw(self, image: Image.Image | None = None) -> Image.Image:
         """The picture (or another of the same view) with a cross at each position, and how sure each is in %."""
