@@ -22,7 +22,7 @@ from PIL import Image
 from igm import UserError
 from igm.data import DataError
 from igm.devices import find_device
-from igm.facts import FACTS_FILE
+from igm.facts import FACTS_FILE, Facts
 from igm.files import replace_json
 from igm.generation import KINDS, Composition, FoundAgain, Kind, as_pictures, sample, settings_of
 from igm.hub import is_pipeline, list_models, resolve
@@ -375,6 +375,17 @@ def load_model(
             return PromptModel(PipelineLoading(**hub).load(place, chosen, "no"))
         denoiser = DenoiserLoading(**hub).load(place).to(chosen)
         return kind_of(denoiser)(denoiser)
+
+
+def asks_of(place: str | Path) -> tuple[str, ...]:
+    """The kinds of concepts that a checkpoint's pictures can be asked for, as far as it says so without being loaded.
+
+    Args:
+        place: of `igm.hub.resolve`.
+    """
+    task = "classes" if is_pipeline(place) else Facts.read(place).task
+    name = find_task(task).name if task else ""
+    return _MODELS[name].asks if name in _MODELS else ()
 
 
 def kind_of(denoiser: Denoiser) -> type[PictureModel]:

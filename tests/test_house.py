@@ -92,7 +92,9 @@ def test_no_long_function_and_no_long_file():
                 assert length <= 70, f"{name}.{node.name} has {length} lines"
 
 
-@pytest.mark.parametrize("name", ["train_clevr", "train_celeba", "eval_clevr", "eval_celeba", "eval_animal"])
+@pytest.mark.parametrize(
+    "name", ["train_clevr", "train_celeba", "eval_clevr", "eval_celeba", "eval_animal", "generate"]
+)
 def test_a_command_reads_in_one_screen(name):
     assert len((ROOT / f"{name}.py").read_text().splitlines()) <= 60
     assert (ROOT / "igm" / "commands" / f"{name}.py").resolve() == ROOT / f"{name}.py"

@@ -1,4 +1,4 @@
-"""The five commands of the top level, so that an installed copy has them too (igm-eval-clevr, ...).
+"""The six commands of the top level, so that an installed copy has them too (igm-eval-clevr, ...).
 
 In a checkout the modules here are links to the scripts at the top level; in a wheel they are the files themselves.
 """
@@ -36,3 +36,8 @@ def run_eval_celeba() -> None:
 def run_eval_animal() -> None:
     """`igm-eval-animal`."""
     _run("eval_animal")
+
+
+def run_generate() -> None:
+    """`igm-generate`."""
+    _run("generate")
