@@ -271,6 +271,16 @@ class PromptKind(Kind):
         return FoundAgain(found, len(asked) * len(answers), f"classes among {len(classes)}")
 
 
+def own_guidance(denoiser: Denoiser) -> float:
+    """The guidance that a model takes where none is given.
+
+    A pipeline whose facts name its classes was trained on their prompts alone: it does not know the empty one.
+    """
+    if isinstance(denoiser, StableDiffusion):
+        return TEXT_GUIDANCE if denoiser.facts.classes is None else 1.0
+    return STEERED if denoiser.is_separable else 1.0
+
+
 KINDS: dict[str, Kind] = {kind.name: kind for kind in (PositionKind(), ObjectKind(), AttributeKind(), PromptKind())}
 
 
@@ -321,9 +331,7 @@ class Composition:
         """
         conds = self.kind.conds([*self.concepts, *self.negative], denoiser).to(denoiser.device)
         reads = isinstance(denoiser, StableDiffusion)
-        if guidance is None:
-            guidance = STEERED if denoiser.is_separable else 1.0
-            guidance = TEXT_GUIDANCE if reads and denoiser.facts.classes is None else guidance
+        guidance = own_guidance(denoiser) if guidance is None else guidance
         if guidance != 1 and not (denoiser.is_separable or reads):
             raise UserError(f"guidance {guidance:g}: the network knows no picture without concepts; leave it out")
         try:

@@ -16,11 +16,13 @@ from igm.facts import Facts
 from igm.figures.grid import save_image_grid
 from igm.figures.style import write_picture
 from igm.files import replace_json
-from igm.generation import KINDS, Composition, FoundAgain, Kind, SamplingSettings
+from igm.generation import KINDS, Composition, FoundAgain, Kind, SamplingSettings, own_guidance
 from igm.hub import is_pipeline, resolve
+from igm.settings import Kind as Word
 from igm.settings import Settings, number, path, positive, setting
 
 COLUMNS = 8  # of the grid
+word = Word(str.strip, bool, "a word")  # without the space that `readable` may have put before it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +31,13 @@ class AskedSettings(Settings):
 
     positions: tuple[str, ...] | None = setting(None, "places of objects, in 0 to 1", nargs="+", metavar="X,Y")
     objects: tuple[str, ...] | None = setting(None, "like 'small red cube @0.3,0.7'", nargs="+", metavar="TEXT")
-    attributes: tuple[str, ...] | None = setting(None, "like Smiling, or -Male for not", nargs="+", metavar="NAME")
+    attributes: tuple[str, ...] | None = setting(
+        None, "like Smiling, or -Male for not", kind=word, nargs="+", metavar="NAME"
+    )
     prompts: tuple[str, ...] | None = setting(None, "texts, for a Stable Diffusion", nargs="+", metavar="TEXT")
-    negative: tuple[str, ...] = setting((), "of the same kind: what shall not be there", nargs="+", metavar="TEXT")
+    negative: tuple[str, ...] = setting(
+        (), "of the same kind: what shall not be there", kind=word, nargs="+", metavar="TEXT"
+    )
     weights: tuple[float, ...] | None = setting(
         None, "of all concepts, in their order (default: 1, and -0.5 of negative ones)", kind=number, nargs="+"
     )
@@ -107,6 +113,7 @@ def run_generation(options: Any) -> None:
     settings, composition = take(options, SamplingSettings), asked.composition()
     check_request(composition, place)
     model = load_model(place.checkpoint, place.device, revision=place.revision, local_files_only=place.local_files_only)
+    settings = settings.filled({"guidance": own_guidance(model.model)})
     kind, sampling = asked.kind.name, dataclasses.asdict(settings)
     concepts = {kind: composition.concepts}
     own = {"negative": composition.negative, "weights": asked.weights, **concepts}
