@@ -63,7 +63,9 @@ def test_sampling_ends_at_the_picture_that_the_concepts_make(options, shares, sc
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_pictures_are_the_seeds_and_not_the_batches(make_denoiser, scheduler):
-    denoiser = make_denoiser("separable_unet", codec=SimpleNamespace(decode=lambda latents: latents / 20, downsampling=1))
+    denoiser = make_denoiser(
+        "separable_unet", codec=SimpleNamespace(decode=lambda latents: latents / 20, downsampling=1)
+    )
 
     def draw(seed, **options):
         return sample(
