@@ -20,6 +20,7 @@ from test_training import Latents, assert_equal, names, run
 
 from igm.files import locked
 from igm.models import ModelError
+from igm.training import checkpoints
 from igm.training.checkpoints import find_checkpoint, find_latest
 from igm.training.faults import TrainingError, faults_in_one_line
 
@@ -311,6 +312,24 @@ def test_killed_loader_process(make_denoiser, tmp_path):
             max_train_steps=20,
         )
     assert find_latest(tmp_path) is not None and not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("at", ["replace_json", "write_through"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("DataLoader worker (pid 7) is killed by signal")])
+def test_stopped_while_a_checkpoint_is_written(make_denoiser, tmp_path, monkeypatch, at, error):
+    """A signal raises wherever the program is: nothing half-written stays, and the older checkpoint is whole."""
+    write, calls = getattr(checkpoints, at), []
+
+    def stopped(path, *args):
+        calls.append(path)
+        if "checkpoint-2" in str(path):
+            raise error
+        return write(path, *args)
+
+    monkeypatch.setattr(checkpoints, at, stopped)
+    with pytest.raises((type(error), TrainingError)):
+        run(make_denoiser, tmp_path, checkpointing_steps=1, max_train_steps=3)
+    assert calls and find_latest(tmp_path).name == "checkpoint-1" and not list(tmp_path.glob(".*"))
 
 
 def test_small_shared_memory(train_args, tmp_path):

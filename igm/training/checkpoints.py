@@ -276,24 +276,25 @@ class Checkpoints:
             for rest in (*self.folder.glob(".checkpoint-*.partial"), *self.folder.glob(".checkpoint-*.removed")):
                 remove_tree(rest)  # of a killed run
             temporary.mkdir()  # nobody's yet: fails where somebody guessed the name
-        self.accelerator.wait_for_everyone()
         try:
+            self.accelerator.wait_for_everyone()
             self.accelerator.save_state(str(temporary))
             if main:
                 replace_json(temporary / STATE_FILE, self._state(step))
+            self.accelerator.wait_for_everyone()
+            if main:
+                for path in sorted(temporary.rglob("*"), reverse=True):
+                    write_through(path)
+                write_through(temporary)
+                remove(final)  # an earlier run's, when training starts afresh in the same folder
+                os.replace(temporary, final)
         except BaseException as error:
             remove_tree(temporary)
             of_loader = str(error).startswith("DataLoader worker")  # torch tells of their end wherever it comes
             if isinstance(error, SafetensorError | RuntimeError) and not of_loader:  # how these report a full disk
                 raise OSError(errno.EIO, f"checkpoint not written ({one_line(error)})", str(temporary)) from error
             raise
-        self.accelerator.wait_for_everyone()
         if main:
-            for path in sorted(temporary.rglob("*"), reverse=True):
-                write_through(path)
-            write_through(temporary)
-            remove(final)  # an earlier run's, when training starts afresh in the same folder
-            os.replace(temporary, final)
             self._rotate(final)
         self.accelerator.wait_for_everyone()
         return final
@@ -372,7 +373,11 @@ def remove(checkpoint: Path) -> None:
     elif checkpoint.exists():
         hidden = checkpoint.with_name(f".{checkpoint.name}.{secrets.token_hex(16)}.removed")
         os.replace(checkpoint, hidden)
-        remove_tree(hidden)
+        try:
+            remove_tree(hidden)
+        except BaseException:  # a signal's: what a loader's end or Ctrl-C raises
+            remove_tree(hidden)
+            raise
 
 
 def remove_tree(folder: Path) -> None:
