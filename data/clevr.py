@@ -288,6 +288,7 @@ def fault_of_objects(objects: object) -> str:
     """What is wrong with the objects of a scene, and the mend; empty if nothing is."""
     if not isinstance(objects, list):
         return f"objects is {shown(objects)}, expected a list of its objects ([] for none); write it"
+    seen: dict[tuple[float, ...], int] = {}
     for number, thing in enumerate(objects, 1):
         coords = thing.get("pixel_coords") if isinstance(thing, dict) else None
         if type(coords) is not list or not 2 <= len(coords) <= 3 or not all(map(is_finite, coords)):
@@ -295,6 +296,8 @@ def fault_of_objects(objects: object) -> str:
                 f"pixel_coords of object {number} is {shown(coords)}, expected two or three finite numbers "
                 "(x, y, depth); write them, or take the scene out"
             )
+        if (other := seen.setdefault(tuple(coords), number)) != number and objects[other - 1] == thing:
+            return f"objects {other} and {number} are the same; keep one of them"
     return ""
 
 

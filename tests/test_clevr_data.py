@@ -425,6 +425,15 @@ def test_positions_are_two_or_three_finite_numbers_in_the_picture(tmp_path, coor
     refuse(tmp_path, file, "scene 2", "object")
 
 
+def test_an_object_that_is_listed_twice(tmp_path):
+    file = write_clevr(tmp_path, "train", [3, 4])
+    contents = json.loads(file.read_text())
+    objects = contents["scenes"][1]["objects"]
+    objects.append(dict(objects[2]))
+    file.write_text(json.dumps(contents))
+    refuse(tmp_path, file, "scene 2", "objects 3 and 5 are the same")
+
+
 def test_two_numbers_are_a_position(tmp_path):
     file = write_clevr(tmp_path, "train", coords=[[[12, 8, 9.0], [36, 24, 9.0]]])
     file.write_text(file.read_text().replace("[12, 8, 9.0]", "[12, 8]"))

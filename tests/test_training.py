@@ -20,6 +20,7 @@ from igm.models import ModelError
 from igm.models.codec import load_codec
 from igm.models.denoiser import Denoiser, load_network
 from igm.objective import Noise, composed_error, draw_noise
+from igm.settings import SettingError
 from igm.training.batches import DataOrder, Share, StepNoise, TrainingBatches, step_generator
 from igm.training.checkpoints import find_checkpoint, list_checkpoints
 from igm.training.compositional import CompositionalLearner
@@ -414,3 +415,10 @@ def test_tidy_configs_keep_the_network(make_denoiser, tmp_path):
     assert all(after[name] == before[name] for name in after)
     again = load_network(folder.parent).state_dict()
     assert all(torch.equal(weights[name], again[name]) for name in weights)
+
+
+def test_a_step_of_many_passes_over_the_data_is_refused():
+    settings = TrainSettings(train_batch_size=2, gradient_accumulation_steps=300)
+    assert settings.resolved(6, 1).max_train_steps == 1  # a hundred passes
+    with pytest.raises(SettingError, match="300.*600 images of only 5"):
+        settings.resolved(5, 1)

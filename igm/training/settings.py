@@ -25,6 +25,8 @@ from igm.settings import (
     workers,
 )
 
+MOST_PASSES = 100  # over the data in one step: more is a slip of the keyboard
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataSettings(Settings):
@@ -143,13 +145,16 @@ class TrainSettings(Settings):
         """The same with a number of steps, and with the learning rate that counts.
 
         Raises:
-            SettingError: the batch is larger than the dataset.
+            SettingError: the batch is larger than the dataset, or a step passes over it more than a hundred times.
         """
         per_step = self.train_batch_size * num_processes
         if per_step > dataset_size:
             words = f"x {num_processes} processes is more than the {dataset_size} images; lower it"
             raise SettingError("train_batch_size", self.train_batch_size, words)
         per_step *= self.accumulation
+        if per_step > MOST_PASSES * dataset_size:
+            words = f"makes a step of {per_step:,} images of only {dataset_size:,}; lower it"
+            raise SettingError("gradient_accumulation_steps", self.accumulation, words)
         steps = self.max_train_steps or max(1, self.num_train_epochs * dataset_size // per_step)
         rate = self.learning_rate * per_step if self.scale_lr else self.learning_rate
         return dataclasses.replace(self, max_train_steps=steps, learning_rate=rate, scale_lr=False)
