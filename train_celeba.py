@@ -52,7 +52,7 @@ def main() -> None:
         __doc__, CelebaData, "celeba", task="attributes", tracker_project_name="celeba", train_batch_size=64
     )
     dataset, validation = load_data(data)
-    start_training(job, dataset, validation, Facts(task="attributes", **dataset.facts()))
+    start_training(job, dataset, validation, Facts(task="attributes", mirrored=data.flip, **dataset.facts()))
 
 
 if __name__ == "__main__":

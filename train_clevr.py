@@ -40,7 +40,7 @@ def load_data(data: ClevrData) -> tuple[Any, Any, Facts]:
     for note in dataset.notes():
         say(note)
     objects = bool(own.pop("fields", None))  # the checkpoint's vocabulary says which, below
-    facts = Facts(task="objects" if objects else "positions", **dataset.facts())
+    facts = Facts(task="objects" if objects else "positions", mirrored=data.flip, **dataset.facts())
     held_out = partial(
         find_task(facts.task).open, facts, False, partial(kind, max_images=100, **own), root, "val", counts
     )

@@ -10,6 +10,7 @@ all divided by the number of latent values. So N passes of the trunk price every
 Symbols: B images, S compositions of each, K concepts, P = H W places, R features, C channels, N draws.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -72,6 +73,11 @@ class DrawFeatures:
         """These draws and others of the same image."""
         return DrawFeatures(torch.cat([self.features, other.features]), torch.cat([self.rest, other.rest]))
 
+    @classmethod
+    def of_views(cls, views: Sequence["DrawFeatures"]) -> "DrawFeatures":
+        """As many draws of each view of one image together: the places of all views, one after the other."""
+        return cls(torch.cat([own.features for own in views], dim=1), torch.cat([own.rest for own in views], dim=1))
+
 
 @torch.no_grad()
 def features_of_draws(denoiser: Denoiser, draws: Draws, batch_size: int) -> DrawFeatures:
@@ -109,10 +115,19 @@ def form_of(found: DrawFeatures, mix: torch.Tensor) -> ErrorForm:
     return ErrorForm(const[None], g[None], H[None])
 
 
-def measure_forms(denoiser: Denoiser, draws: Draws, batch_size: int = 64) -> ErrorForm:
-    """The error forms of B images from each one's draws: x_0, eps (B, N, C, H, W), t (B, N); N trunk passes an image."""
-    mix = mixing(denoiser)
-    forms = [form_of(features_of_draws(denoiser, draws[image], batch_size), mix) for image in range(len(draws.t))]
+def features_in_views(denoiser: Denoiser, views: Sequence[Draws], image: int, batch_size: int) -> DrawFeatures:
+    """`features_of_draws` of one image's draws in each of its views."""
+    return DrawFeatures.of_views([features_of_draws(denoiser, draws[image], batch_size) for draws in views])
+
+
+def measure_forms(denoiser: Denoiser, views: Sequence[Draws], batch_size: int = 64) -> ErrorForm:
+    """The error forms of B images in one or more views from each one's draws; N trunk passes an image and view.
+
+    Args:
+        views: for each view x_0, eps (B, N, C, H, W), t (B, N).
+    """
+    mix, images = mixing(denoiser), range(len(views[0].t))
+    forms = [form_of(features_in_views(denoiser, views, image, batch_size), mix) for image in images]
     return ErrorForm(*(torch.cat(parts) for parts in zip(*((f.const, f.g, f.H) for f in forms), strict=True)))
 
 

@@ -69,6 +69,7 @@ class Facts:
         resolution: side in pixels of the training images. codec: folder or hub id of the codec, where the checkpoint
             holds none. pixel_range: what black and white are to the codec.
         t_range: timesteps that tell concepts apart best, [low, high).
+        mirrored: whether training saw the mirror image of every picture.
         num_objects, bounds, min_separation: fewest and most objects of a training scene; (left, top, right, bottom) of
             their centres; how near two come in 1 % of the scenes; in [0, 1] image coordinates.
         count_penalty: by how much an object must lower the error to count. confidence_scale, count_scale,
@@ -88,6 +89,7 @@ class Facts:
     codec: str | None = _fact(_text, "a folder or a hub id")
     pixel_range: tuple[float, float] = _fact(lambda v: _pair(v, _number), "two rising numbers", (-1.0, 1.0))
     t_range: tuple[int, int] | None = _fact(lambda v: _pair(v, _whole), "two rising whole numbers")
+    mirrored: bool | None = _fact(lambda v: isinstance(v, bool), "true or false")
     num_objects: tuple[int, int] | None = _fact(
         lambda v: isinstance(v, tuple) and len(v) == 2 and all(map(_whole, v)) and v[0] <= v[1], "two whole numbers"
     )

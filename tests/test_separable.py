@@ -69,7 +69,7 @@ def test_padding_does_not_count(denoiser):
 
 def test_form_is_the_denoising_error_for_any_weights(denoiser):
     draws, phi = some_draws(2, 6), Phi(denoiser.network)
-    form = measure_forms(denoiser, draws, batch_size=4)
+    form = measure_forms(denoiser, [draws], batch_size=4)
     conds, weights = torch.rand(4, 2), torch.tensor([1.3, -0.4, 0.0, 2.0])
     m = torch.einsum("k,kpr->pr", weights, phi(conds)).expand(2, 1, -1, -1)
     for image in range(2):
@@ -89,12 +89,12 @@ def test_form_equals_the_error_matrix_on_the_same_draws(denoiser):
     weights = torch.tensor([[0.7, 1.1, 0.2], [1.0, 1.0, 1.0]])
     with_start = torch.cat([weights, 1 - weights.sum(1, keepdim=True)], dim=1)  # f_0 takes the rest
     m = torch.einsum("sk,kpr->spr", weights, Phi(denoiser.network)(conds))
-    form = measure_forms(denoiser, draws)
+    form = measure_forms(denoiser, [draws])
     torch.testing.assert_close(form.error(m[None]), matrix.error(with_start[None]), rtol=1e-4, atol=1e-6)
 
 
 def test_best_gain_is_the_best(denoiser):
-    form = measure_forms(denoiser, some_draws(3, 4))
+    form = measure_forms(denoiser, [some_draws(3, 4)])
     phi = Phi(denoiser.network)(torch.rand(5, 2))
     m = (phi[None, :2] * torch.sign(form.parts(phi[None, :2].expand(3, -1, -1, -1))[0])[..., None, None]).clone()
     error, gain = form.error_at_best_gain(m)
@@ -109,7 +109,7 @@ def test_errors_per_draw_average_to_the_form(denoiser):
     mix = mixing(denoiser)
     each = errors_per_draw(features_of_draws(denoiser, draws[0], 4), mix, phi, weights)
     assert each.shape == (7, 2)
-    expected = measure_forms(denoiser, draws).error(torch.einsum("sk,kpr->spr", weights, phi)[None])[0]
+    expected = measure_forms(denoiser, [draws]).error(torch.einsum("sk,kpr->spr", weights, phi)[None])[0]
     torch.testing.assert_close(each.mean(0), expected, rtol=1e-4, atol=1e-6)
 
 
@@ -125,9 +125,9 @@ def test_slopes_of_phi_are_its_derivatives():
 def test_half_precision_sums_in_float32(denoiser):
     draws = some_draws(1, 6)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        form = measure_forms(denoiser, draws)
+        form = measure_forms(denoiser, [draws])
     assert form.H.dtype == form.g.dtype == torch.float32
-    torch.testing.assert_close(form.const, measure_forms(denoiser, draws).const, rtol=0.03, atol=0)
+    torch.testing.assert_close(form.const, measure_forms(denoiser, [draws]).const, rtol=0.03, atol=0)
 
 
 def test_an_object_acts_within_its_reach():

@@ -16,6 +16,7 @@ from igm.hub import is_pipeline, resolve
 from igm.inference.loading import DenoiserLoading
 from igm.inference.settings import SeededSettings
 from igm.inference.types import Inferred, Posterior
+from igm.inference.views import views_of
 from igm.models.denoiser import Denoiser, check_resolution
 from igm.settings import Settings
 
@@ -169,8 +170,13 @@ class DenoiserMethod(Method):
 
 @torch.no_grad()
 def encode_images(denoiser: Denoiser, images: torch.Tensor) -> Posterior:
-    """The posterior of images (B, 3, R, R), on the denoiser's device."""
-    return Posterior(*denoiser.encode(images.to(denoiser.device)))
+    """The posterior of images (B, 3, R, R), on the denoiser's device; in two views where the network is separable."""
+    images = images.to(denoiser.device)
+    posterior = Posterior(*denoiser.encode(images))
+    if denoiser.is_separable:
+        views = views_of(posterior.mean.shape[-1], bool(denoiser.facts.mirrored))[1:]
+        posterior.others = tuple(Posterior(*denoiser.encode(view.images(images)), view) for view in views)
+    return posterior
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:

@@ -104,7 +104,7 @@ def evidence(form: ErrorForm, phi: Phi, conds: torch.Tensor, values: torch.Tenso
     """
     asked, each = Describer(form, phi, conds[:, :2], values), phi(conds)  # each: (K, P, R)
     lower = torch.stack([gain_score(*asked.scores(k, each.sum(0) - each[k])) for k in range(len(conds))])
-    return lower * each.shape[1] * phi.network.config.in_channels
+    return lower * each.shape[1] / len(phi.views) * phi.network.config.in_channels
 
 
 def marginals(lower: torch.Tensor, values: torch.Tensor, scale: float) -> torch.Tensor:

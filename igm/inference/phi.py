@@ -6,12 +6,14 @@ arithmetic: all places of one concept use the same 16 weights.
 """
 
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from scipy.ndimage import spline_filter1d
 
+from igm.inference.views import View
 from igm.models.separable import SeparableUNet
 
 STEPS = 8  # lattice steps from one place of the grid to the next
@@ -20,13 +22,13 @@ _tables: "weakref.WeakKeyDictionary[SeparableUNet, tuple[Any, PhiTable]]" = weak
 
 
 class Phi:
-    """phi of a network: concepts (M, D) -> (M, P, R) float32, no gradient.
+    """phi of a network: concepts (M, D) -> (M, P, R) float32, no gradient; P places of all views, one after the other.
 
     Concepts may be positions (M, 2) alone, also where the network knows whole objects: their attributes are unknown then.
     """
 
-    def __init__(self, network: SeparableUNet):
-        self.network = network
+    def __init__(self, network: SeparableUNet, views: Sequence[View] = (View(),)):
+        self.network, self.views = network, views
 
     def whole(self, conds: torch.Tensor) -> torch.Tensor:
         """Concepts (M, 2) or (M, D) as (M, D): zeros for what is unknown."""
@@ -34,6 +36,10 @@ class Phi:
 
     @torch.no_grad()
     def __call__(self, conds: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self.seen(view.concepts(conds)) for view in self.views], dim=1)
+
+    def seen(self, conds: torch.Tensor) -> torch.Tensor:
+        """phi (M, P, R) in one view, of concepts as they are there."""
         if conds.shape[-1] == 2:
             return table_of(self.network)(conds)
         return self.network.phi(conds).float().flatten(2).transpose(1, 2)
@@ -41,10 +47,18 @@ class Phi:
     @torch.no_grad()
     def with_slopes(self, conds: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """phi (M, P, R) and its derivatives (M, 2, P, R) in the positions."""
+        values, slopes = zip(*(self.seen_with_slopes(view, conds) for view in self.views), strict=True)
+        return torch.cat(values, dim=1), torch.cat(slopes, dim=2)
+
+    def seen_with_slopes(self, view: View, conds: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """phi (M, P, R) in one view, and its derivatives (M, 2, P, R) in the positions in the picture."""
+        there = view.concepts(conds)
         if conds.shape[-1] == 2:
-            return table_of(self.network).with_slopes(conds)
-        values, slopes = self.network.phi_and_slopes(conds)
-        return values.float().flatten(2).transpose(1, 2), slopes.float().flatten(3).transpose(2, 3)
+            values, slopes = table_of(self.network).with_slopes(there)
+        else:
+            values, slopes = self.network.phi_and_slopes(there)
+            values, slopes = values.float().flatten(2).transpose(1, 2), slopes.float().flatten(3).transpose(2, 3)
+        return values, slopes * slopes.new_tensor(view.signs)[:, None, None]
 
 
 class PhiTable:

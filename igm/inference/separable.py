@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import torch
 
 from igm import UserError
-from igm.error_form import DrawFeatures, ErrorForm, errors_per_draw, features_of_draws, measure_forms, mixing
+from igm.error_form import DrawFeatures, ErrorForm, errors_per_draw, features_in_views, measure_forms, mixing
 from igm.inference.closed_form import Search, SearchSettings
 from igm.inference.closed_form_grid import GridTables, grid_tables, grow
 from igm.inference.closed_form_refine import Sets, refine
 from igm.inference.confidence import confidence_of_choice, object_confidence
-from igm.inference.draws import draw_for_images, image_generators
+from igm.inference.draws import Draws, draw_for_images, image_generators
 from igm.inference.phi import Phi
 from igm.inference.sets import candidate_grid
 from igm.inference.settings import PursuitSettings
@@ -72,13 +72,25 @@ class SeparableSearch:
         s = self.settings = settings.for_facts(denoiser.facts).for_network(separable=True)
         self.denoiser, self.posterior, self.batch_size = denoiser, posterior, min(batch_size, TRUNK_ROWS)
         self.numbers = image_numbers or list(range(len(posterior)))
-        self.phi, self.mix = Phi(getattr(denoiser.network, "module", denoiser.network)), mixing(denoiser)
+        self.views, self.mix = posterior.in_views(s.num_views), mixing(denoiser)
+        self.phi = Phi(getattr(denoiser.network, "module", denoiser.network), [own.view for own in self.views])
         self.t_range, self.separation = s.range_of(denoiser.num_timesteps), s.min_separation
         generators = image_generators(s.seed, self.numbers, stream=3)
-        draws = draw_for_images(posterior, s.num_draws, self.t_range, generators, stratified=True)
+        draws = self.draws(slice(None), s.num_draws, self.t_range, generators)
         self.form = measure_forms(denoiser, draws, self.batch_size)
         grid = candidate_grid(s.num_candidates, s.bounds).to(posterior.mean)
         self.tables = grid_tables(self.form, grid, self.phi(grid), self.separation)
+
+    def draws(
+        self, images: slice, number: int, t_range: tuple[int, int], generators: list[torch.Generator]
+    ) -> list[Draws]:
+        """`number` draws of each image, shared among its views."""
+        each = self.each_view(number)
+        return [draw_for_images(own[images], each, t_range, generators, stratified=True) for own in self.views]
+
+    def each_view(self, num_draws: int) -> int:
+        """Draws of each view, of so many in all."""
+        return -(-num_draws // len(self.views))
 
     def among(self, rows: torch.Tensor) -> Search:
         """The search in some of the images."""
@@ -172,8 +184,8 @@ class SeparableSearch:
         prices = self.prices(sets)  # (S,)
         price = s.count_penalty * prices
         for number in rounds:
-            draws = draw_for_images(self.posterior[image : image + 1], number, t_range, generator, stratified=True)[0]
-            found = features_of_draws(self.denoiser, draws, self.batch_size)
+            draws = self.draws(slice(image, image + 1), number, t_range, generator)
+            found = features_in_views(self.denoiser, draws, 0, self.batch_size)
             fresh = found if fresh is None else fresh.joined(found)
             errors = torch.cat([self.errors(fresh, own)[:, :1] for own in sets], dim=1)  # (N, S)
             best = int((errors.mean(0) + price).argmin())
@@ -193,13 +205,14 @@ class SeparableSearch:
 
     def answer(self, sets: list[list[Sets]], judged: list[Judged]) -> Inferred:
         """What was found: for each image the chosen one of its sets."""
+        draws, views = self.each_view(self.settings.num_draws), len(self.views)
         s, chosen = self.settings, [own[verdict.best] for own, verdict in zip(sets, judged, strict=True)]
         sure = [object_confidence(own.contributions, s.count_penalty, s.confidence_scale) for own in judged]
         return Inferred(
             conds=torch.nn.utils.rnn.pad_sequence([own.conds[0, 0] for own in chosen], batch_first=True),
             num_concepts=torch.tensor([own.conds.shape[2] for own in chosen]),
             error=torch.cat([own.error[:, 0] for own in chosen]),
-            forward=torch.tensor([s.num_draws + len(own.errors) for own in judged]),
+            forward=torch.tensor([views * (draws + len(own.errors)) for own in judged]),
             backward=torch.zeros(len(judged), dtype=torch.long),
             confidence=torch.stack([(1 - (1 - own).sum()).clamp(0, 1) for own in sure]),
             object_confidence=sure,

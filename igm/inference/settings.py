@@ -122,6 +122,11 @@ class PursuitSettings(InferenceSettings):
     num_draws: int = setting(
         None, "noise draws that price the candidates (default: 16; separable network: 64)", kind=positive
     )
+    num_views: int = setting(
+        2,
+        "separable network: 2 shares the draws between the picture and a view moved by half a patch",
+        kind=positive,
+    )
     num_steps: int = setting(None, "steps of the refinement (default: 15; separable network: 8)", kind=not_negative)
     learning_rate: float = setting(
         4e-3, "of the positions; it falls to a tenth (separable network: no such rate)", kind=positive_float
@@ -168,6 +173,8 @@ class PursuitSettings(InferenceSettings):
     def check(self) -> None:
         super().check()
         check_t_range(self.count_range, "count_range")
+        if self.num_views > 2:
+            raise SettingError("num_views", self.num_views, "must be 1 or 2")
         if self.confidence is not None and self.count == "known":
             raise SettingError("confidence", self.confidence, "is that of the number of objects; add --count infer")
 

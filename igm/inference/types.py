@@ -4,22 +4,33 @@ from dataclasses import dataclass
 
 import torch
 
+from igm.inference.views import View
+
 
 @dataclass
 class Posterior:
     """An image batch as its codec sees it: `mean` and `std` of the latents, (B, C, H, W) each.
 
     Computed once per image; the published code encodes the image again in every step.
+
+    Attributes:
+        view: of the images. others: the same images in other views.
     """
 
     mean: torch.Tensor
     std: torch.Tensor
+    view: View = View()
+    others: tuple["Posterior", ...] = ()
 
     def __len__(self) -> int:
         return len(self.mean)
 
     def __getitem__(self, rows) -> "Posterior":
-        return Posterior(self.mean[rows], self.std[rows])
+        return Posterior(self.mean[rows], self.std[rows], self.view, tuple(other[rows] for other in self.others))
+
+    def in_views(self, number: int) -> list["Posterior"]:
+        """The first views of the images, at most `number`."""
+        return [self, *self.others][:number]
 
 
 @dataclass
