@@ -32,11 +32,13 @@ from igm.error_form import ErrorForm
 from igm.evaluation.summary import rescore
 from igm.facts import Facts
 from igm.figures.objects import attribute_confusion, confusion, label_of, scene_sheet, true_objects
+from igm.inference import objects
 from igm.inference.closed_form_refine import refine
 from igm.inference.objects import ObjectsMethod, SceneSearch, combinations, describe, evidence, marginals
 from igm.inference.phi import Phi
 from igm.inference.settings import PursuitSettings
 from igm.inference.types import Posterior
+from igm.inference.views import views_of
 from igm.models import ModelError
 from igm.models.codec import PatchPCA
 from igm.models.denoiser import Denoiser
@@ -211,6 +213,29 @@ def test_attributes_are_the_best_given_all_others_and_here_the_best_of_all(netwo
     for k, number in itertools.product(range(3), range(len(values))):
         other = (*numbers[:k], number, *numbers[k + 1 :])
         assert float(lower[k, number]) == pytest.approx((base - errors[other]) * 16 * 3, abs=1e-3)
+
+
+def test_a_short_list_gives_what_all_combinations_give(network, form, monkeypatch):
+    """Where phi is cut off nowhere, the scores that choose the short list are exact, too."""
+    phi, values = Phi(network), combinations(VOCABULARY)
+    conds = describe(form, phi, PLACES, values)
+    lower = evidence(form, phi, conds, values)
+    monkeypatch.setattr(objects, "SHORT", 2)
+    assert torch.equal(describe(form, phi, PLACES, values), conds)
+    torch.testing.assert_close(evidence(form, phi, conds, values), lower, atol=1e-3, rtol=1e-4)
+    monkeypatch.setattr(objects, "NEAR", 9)  # of 16 places
+    assert torch.equal(describe(form, phi, PLACES, values), conds)
+
+
+def test_phi_at_places_around_an_object_is_that_of_all(network):
+    phi = Phi(network, views_of(4, mirrored=True))
+    conds = torch.cat([torch.rand(3, 2), combinations(VOCABULARY)[:3]], dim=1)
+    near = phi.around(conds[0, :2], 5)
+    torch.testing.assert_close(phi.at(conds, near), phi(conds)[:, near])
+    grid = network.grid.flatten(1).T
+    for view, own in zip(phi.views, near.view(2, 5) - torch.tensor([[0], [16]]), strict=True):
+        distances = torch.cdist(view.concepts(conds[:1, :2]), grid)[0]
+        assert float(distances[own].max()) <= float(distances.sort().values[4]) + 1e-6
 
 
 def test_marginals_are_the_sums_of_a_softmax():

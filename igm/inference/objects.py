@@ -3,7 +3,8 @@
 Places are found first, with unknown attributes. Then the objects are asked one after the other, the others standing as
 they are: all combinations of one object's attributes (CLEVR: 96) enter the composition in its place, and the one of the
 lowest error at the best gain stays. Rounds go on until nothing changes, so that each object's attributes are the best given
-those of all others: neighbours explain the same pixels, and no object is judged alone.
+those of all others: neighbours explain the same pixels, and no object is judged alone. Only a short list of combinations
+is priced in full, those that are best where the object itself is, nearly all of what they differ by.
 """
 
 import itertools
@@ -28,6 +29,8 @@ ROUNDS = 4  # of all objects one after the other; most scenes need two
 SETTLE = 4  # steps of the places once the attributes are known
 SAME_PLACE = 0.05  # what was found so near to a place that is asked for is what stands there
 AROUND = 0.25  # where an object comes or goes, what stands nearer is asked again what it is
+SHORT = 16  # combinations that are priced in full
+NEAR = 24  # places of the latent grid, in each view, by which they are chosen
 MOVES = 3  # of objects with attributes, at most
 HOPEFUL = 0.3  # of an object's worth: an error that is higher by more is not tried with attributes
 
@@ -42,13 +45,13 @@ class Describer:
     """The prices of one image's objects at fixed places.
 
     Args:
-        form: its error form (B = 1). phi: of the network. places: (K, 2). blocks: combinations (M, D - 2).
+        form: its error form (B = 1). phi: of the network. places: (K, 2). values: M combinations for each (K, M, D - 2).
     """
 
     def __init__(self, form: ErrorForm, phi: Phi, places: torch.Tensor, values: torch.Tensor):
-        self.form, self.values = form, values
-        k, m = len(places), len(values)
-        conds = torch.cat([places[:, None].expand(-1, m, -1), values.expand(k, -1, -1)], dim=2)  # (K, M, D)
+        self.form = form
+        k, m = values.shape[:2]
+        conds = torch.cat([places[:, None].expand(-1, m, -1), values], dim=2)  # (K, M, D)
         self.phi = phi(conds.flatten(0, 1)).unflatten(0, (k, m))  # (K, M, P, R)
         self.b = (form.g[0] * self.phi).sum((2, 3))  # (K, M)
         curved = torch.stack([form.times(own[None])[0] for own in self.phi])  # (K, M, P, R)
@@ -86,24 +89,58 @@ def describe(
     rows = torch.arange(len(conds), device=conds.device) if asked is None else asked.nonzero()[:, 0]
     if not len(rows):
         return whole
-    each, prices = phi(whole), Describer(form, phi, whole[rows, :2], values)  # each: (K, P, R)
-    m, same = each.sum(0), (whole[rows, None, 2:] == values).all(2)  # (P, R), (J, M)
+    each = phi(whole)  # (K, P, R)
+    m = each.sum(0)
+    cut = [cut_scores(form, phi, whole[k, :2], values, m - each[k]) for k in rows]
+    values = values[shortlists(torch.stack(cut), whole[rows], values)]  # (J, T, D - 2)
+    prices, same = Describer(form, phi, whole[rows, :2], values), (whole[rows, None, 2:] == values).all(2)  # (J, T)
     chosen = same.to(torch.int8).argmax(1)  # (J,)
     for j in (~same.any(1)).nonzero()[:, 0].tolist():  # those of unknown attributes
         rest = m - each[rows[j]]
         chosen[j] = gain_score(*prices.scores(j, rest)).argmax()
         m = rest + prices.phi[j, chosen[j]]
-    whole[rows, 2:] = values[prices.descend(chosen, m, ROUNDS)]
+    whole[rows, 2:] = values[torch.arange(len(rows)), prices.descend(chosen, m, ROUNDS)]
     return whole
+
+
+def shortlists(cut: torch.Tensor, conds: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """The best combinations by `cut_scores` (K, M), those of conds (K, D) among them: numbers (K, T), T at most SHORT."""
+    present = (conds[:, None, 2:] == values).all(2)  # (K, M)
+    return cut.masked_fill(present, torch.inf).topk(min(SHORT, len(values)), dim=1).indices
+
+
+def cut_scores(
+    form: ErrorForm, phi: Phi, place: torch.Tensor, values: torch.Tensor, rest: torch.Tensor
+) -> torch.Tensor:
+    """By how much each combination (M, D - 2) at a place (2,) lowers the error, phi cut off beyond the object: (M,).
+
+    Args:
+        rest: m (P, R) of the other objects.
+    """
+    near = phi.around(place, NEAR)  # (J,)
+    each = phi.at(torch.cat([place.expand(len(values), -1), values], dim=1), near).transpose(0, 1)  # (J, M, R)
+    curved = each @ form.H[0, near]  # (J, M, R)
+    linear, quadratic = form.parts(rest[None, None])
+    linear = linear[0, 0] + (each @ form.g[0, near, :, None]).sum((0, 2))  # (M,)
+    quadratic = quadratic[0, 0] + (curved * (each + 2 * rest[near, None])).sum((0, 2))
+    return gain_score(linear, quadratic)
 
 
 def evidence(form: ErrorForm, phi: Phi, conds: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     """By how much each combination of each object lowers the error, the others standing as in conds (K, D): (K, M).
 
-    In units of one latent's share of the error, so that sets of any resolution compare.
+    In units of one latent's share of the error, so that sets of any resolution compare. Of unlikely combinations the
+    difference to the best one is that of `cut_scores`.
     """
-    asked, each = Describer(form, phi, conds[:, :2], values), phi(conds)  # each: (K, P, R)
-    lower = torch.stack([gain_score(*asked.scores(k, each.sum(0) - each[k])) for k in range(len(conds))])
+    each = phi(conds)  # (K, P, R)
+    rests = each.sum(0) - each
+    cut = torch.stack([cut_scores(form, phi, own[:2], values, rest) for own, rest in zip(conds, rests, strict=True)])
+    chosen = shortlists(cut, conds, values)  # (K, T)
+    asked = Describer(form, phi, conds[:, :2], values[chosen])
+    full = torch.stack([gain_score(*asked.scores(k, rest)) for k, rest in enumerate(rests)])  # (K, T)
+    best = full.argmax(1, keepdim=True)  # (K, 1)
+    shift = full.gather(1, best) - cut.gather(1, chosen.gather(1, best))
+    lower = (cut + shift).scatter(1, chosen, full)  # (K, M)
     return lower * each.shape[1] / len(phi.views) * phi.network.config.in_channels
 
 

@@ -44,6 +44,23 @@ class Phi:
             return table_of(self.network)(conds)
         return self.network.phi(conds).float().flatten(2).transpose(1, 2)
 
+    def around(self, place: torch.Tensor, number: int) -> torch.Tensor:
+        """The places of each view nearest to a place (2,) of the picture: their numbers (V J,) among those of all views."""
+        grid = self.network.grid.flatten(1).T  # (P, 2)
+        distances = [(grid - view.concepts(place)).norm(dim=1) for view in self.views]
+        nearest = [own.topk(min(number, len(grid)), largest=False).indices for own in distances]
+        return torch.cat([own + i * len(grid) for i, own in enumerate(nearest)])
+
+    @torch.no_grad()
+    def at(self, conds: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        """phi (M, V J, R) of concepts (M, D) at the places that `around` gives, as many in each view."""
+        grid, found = self.network.grid.flatten(1).T, []
+        for i, (view, own) in enumerate(zip(self.views, places.chunk(len(self.views)), strict=True)):
+            there = view.concepts(conds)
+            offsets = grid[own - i * len(grid)] - there[:, None, :2]  # (M, J, 2)
+            found.append(self.network.phi_at(offsets, there[:, None, 2:].expand(-1, len(own), -1)).float())
+        return torch.cat(found, dim=1)
+
     @torch.no_grad()
     def with_slopes(self, conds: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """phi (M, P, R) and its derivatives (M, 2, P, R) in the positions."""
