@@ -14,7 +14,7 @@ from igm.cli.labels import ObjectLabels
 from igm.cli.launch import run
 from igm.cli.training import or_training, read_training
 from igm.data import DataError
-from igm.data.varied import Variation, VariedScenes
+from igm.data.varied import NOTHING, Forgetting, Variation, VariedScenes
 from igm.facts import Facts
 from igm.settings import int_range, positive, setting, share
 from igm.tasks import find_task
@@ -26,33 +26,34 @@ from igm.training.start import start_training
 class ClevrData(ObjectLabels, DataSettings):
     """Which scenes are trained on."""
 
+    split: str = setting("train", "scenes to train on, such as CoGenT's trainA; its val split (valA) is held out")
     object_counts: tuple[int, int] = setting((3, 5), "objects per training scene", kind=int_range)
     max_images: int = setting(50_000, "at most so many scenes, as published", kind=positive)
     vary: float | None = setting(None, "share of the pictures with other colours and framings", kind=share)
 
 
-def load_data(data: ClevrData) -> tuple[Any, Any, Facts]:
-    """Training scenes, those of the validation pictures (training ones where there is no val split), and facts."""
+def load_data(data: ClevrData, forgets: bool) -> tuple[Any, Any, Facts]:
+    """Training scenes (`forgets`: some attributes unknown), those of the validation pictures (or training ones), facts."""
     root, counts = data.dataset_root, data.object_counts
     kind, own = data.find(root, "positions")
     own |= {"resolution": data.resolution, "skip_bad_images": data.skip_bad_images}
-    dataset: Any = kind(root, "train", counts, max_images=data.max_images, flip=data.flip, **own)
+    dataset: Any = kind(root, data.split, counts, max_images=data.max_images, flip=data.flip, **own)
     for note in dataset.notes():
         say(note)
     objects = bool(own.pop("fields", None))  # the checkpoint's vocabulary says which, below
     facts = Facts(task="objects" if objects else "positions", mirrored=data.flip, **dataset.facts())
-    held_out = partial(
-        find_task(facts.task).open, facts, False, partial(kind, max_images=100, **own), root, "val", counts
-    )
-    if data.vary or objects:  # what is known of an object varies, too
-        dataset = VariedScenes(dataset, Variation(share=data.vary or 0.0))
+    opener = partial(kind, max_images=100, **own)
+    val = data.split.replace("train", "val") if "train" in data.split else "val"
+    held_out = partial(find_task(facts.task).open, facts, False, opener, root, val, counts)
+    if data.vary or (objects and forgets):
+        dataset = VariedScenes(dataset, Variation(share=data.vary or 0.0), Forgetting() if forgets else NOTHING)
     return dataset, or_training(dataset, held_out), facts
 
 
 def main() -> None:
     """Train what the command line asks for."""
     data, job = read_training(__doc__, ClevrData, "clevr-2D-pos", task="positions", tracker_project_name="clevr")
-    start_training(job, *load_data(data))
+    start_training(job, *load_data(data, job.learner.sees_conds))
 
 
 if __name__ == "__main__":

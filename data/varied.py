@@ -43,6 +43,9 @@ class Forgetting:
     block: float = 0.25
 
 
+NOTHING = Forgetting(0, 0)  # for networks that are to say what an object is, and are not told
+
+
 class VariedScenes(torch.utils.data.Dataset):
     """A dataset whose pictures were all decoded once, and can be varied: `varied` draws a variation, indexing gives none.
 

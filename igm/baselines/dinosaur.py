@@ -15,6 +15,7 @@ from transformers import AutoModel
 
 from igm.baselines.frozen_slots import Backbone, FrozenLearner, FrozenMethod
 from igm.baselines.pixels import NO_DIFFUSION, PixelLoading
+from igm.baselines.set_prediction import ObjectSets
 from igm.hub import find_repository, local_path
 from igm.inference.method import register
 from igm.models import ModelError
@@ -127,3 +128,8 @@ class Dinosaur(FrozenMethod):
     def load_backbone(cls, name: str, loading: BackboneLoading) -> VisionTransformer:
         """The ViT that the user names, else the checkpoint."""
         return load_vit(loading.backbone or name, loading.revision, loading.local_files_only)
+
+
+@register
+class DinosaurObjects(ObjectSets, Dinosaur):
+    """The same of whole objects."""

@@ -13,7 +13,6 @@ from diffusers.configuration_utils import register_to_config
 from torch import nn
 
 from igm.baselines.pixels import PixelModel
-from igm.baselines.set_prediction import matched_loss
 from igm.baselines.slot_attention import PositionEmbedding, SlotNetwork, SlotReader, SlotsLearner, SlotsMethod
 from igm.facts import Facts
 from igm.models import ModelError
@@ -45,7 +44,7 @@ class FeatureSlots(SlotNetwork):
     each, gives features and an alpha there through an MLP; the softmax of the alphas over the slots mixes the features.
 
     Args:
-        sample_size: side in pixels of the training images. cond_size: D, of a position.
+        sample_size: side in pixels of the training images. cond_size: D, of an object.
         feature_size: F of the features. side: their height and width.
         num_slots: in training. slot_size, hidden, iterations: of the slots.
         coordinates: add each place's position to its features, for backbones whose features do not tell it.
@@ -138,11 +137,11 @@ class FrozenLearner(SlotsLearner):
         self.backbone.to(device)
 
     def loss(self, batch: Batch) -> torch.Tensor:
-        """Mean of `matched_loss`, and the mean squared error of the features where they are reconstructed."""
+        """As `SetLearner`'s, and the mean squared error of the features where they are reconstructed."""
         with torch.no_grad(), self.autocast():
             features = look(self.backbone, batch["pixel_values"], self.enlarge_to)  # (B, H, W, F)
         found, again = self.network(features, batch["slot_noise"])
-        loss = matched_loss(found, batch["conds"], batch["mask"]).mean()
+        loss = self.loss_of(found, batch)
         return loss if again is None else loss + (again.float() - features.float()).square().mean()
 
 

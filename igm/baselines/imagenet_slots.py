@@ -14,6 +14,7 @@ from torch import nn
 
 from igm.baselines.frozen_slots import Backbone, FrozenLearner, FrozenMethod
 from igm.baselines.pixels import PixelLoading
+from igm.baselines.set_prediction import ObjectSets
 from igm.inference.method import register
 from igm.models import ModelError
 from igm.resources import CONFIGS
@@ -96,3 +97,8 @@ class ImageNetSlots(FrozenMethod):
     def load_backbone(cls, name: str, loading: PixelLoading) -> EfficientNetLite:
         """That of the packages."""
         return load_efficientnet()
+
+
+@register
+class ImageNetSlotsObjects(ObjectSets, ImageNetSlots):
+    """The same of whole objects."""

@@ -168,6 +168,11 @@ class PixelMethod(Method):
     model: PixelModel
 
     @classmethod
+    def facts_of(cls, checkpoint: str | Path, loading: Any) -> Facts:
+        """Those of its folder."""
+        return Facts.read(fetch_folder(checkpoint, loading.local_files_only))
+
+    @classmethod
     def load(cls, checkpoint: str | Path, loading: Any, device: torch.device, precision: str) -> PixelModel:
         """The network of a checkpoint, with its facts."""
         options = {"ema": cls.averaged, "local_files_only": loading.local_files_only}

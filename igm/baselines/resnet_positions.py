@@ -1,4 +1,4 @@
-"""A ResNet-50 that regresses positions: the discriminative baseline of the CLEVR experiment."""
+"""A ResNet-50 that regresses positions, or whole objects: the discriminative baseline of the CLEVR experiment."""
 
 import torch
 from diffusers.configuration_utils import register_to_config
@@ -6,7 +6,7 @@ from torch import nn
 
 from igm.baselines.pixels import PixelNetwork
 from igm.baselines.resnet50 import resnet_body
-from igm.baselines.set_prediction import SetLearner, SetMethod, as_set
+from igm.baselines.set_prediction import ObjectSets, SetLearner, SetMethod, as_set
 from igm.inference.method import register
 from igm.models.unet import NETWORKS
 from igm.resources import CONFIGS
@@ -16,7 +16,7 @@ class PositionResNet(PixelNetwork):
     """transformers' ResNet (He et al. 2016), its pooled features, and one layer that gives positions and presences.
 
     Args:
-        sample_size: side in pixels of the training images; other sizes work too. cond_size: D, of a position.
+        sample_size: side in pixels of the training images; other sizes work too. cond_size: D, of an object.
         max_objects: rows that it gives; no image can be said to have more objects.
         embedding_size, hidden_sizes, depths, layer_type: of the ResNet; the defaults are ResNet-50's.
     """
@@ -60,3 +60,8 @@ class ResNetPositions(SetMethod):
     name, run, learner = "resnet", "clevr-resnet50", "resnet50"
     about = "ResNet-50, the discriminative baseline: one pass, no noise"
     network_class, averaged = PositionResNet, False  # averaged weights have no statistics of batches
+
+
+@register
+class ResNetObjects(ObjectSets, ResNetPositions):
+    """The same of whole objects."""

@@ -1,4 +1,4 @@
-"""Slot Attention (Locatello et al. 2020, arXiv 2006.15055) that is trained on positions, as the authors' set prediction."""
+"""Slot Attention (Locatello et al. 2020, arXiv 2006.15055), trained on positions or whole objects: set prediction."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -8,7 +8,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import nn
 
 from igm.baselines.pixels import PixelNetwork
-from igm.baselines.set_prediction import SetLearner, SetMethod, SetSettings, as_set, with_rows
+from igm.baselines.set_prediction import ObjectSets, SetLearner, SetMethod, SetSettings, as_set, with_rows
 from igm.inference.draws import image_generators
 from igm.inference.method import register
 from igm.inference.settings import SeededSettings
@@ -76,7 +76,7 @@ class PositionEmbedding(nn.Module):
 
 
 class SlotReader(nn.Module):
-    """What follows any encoder: a norm and an MLP at each place, slots, and a head that reads a position off each.
+    """What follows any encoder: a norm and an MLP at each place, slots, and a head that reads an object off each.
 
     Args:
         input_size: F of the encoder's features. slot_size, hidden, iterations: of `SlotAttention`. cond_size: D.
@@ -113,7 +113,7 @@ class PositionSlots(SlotNetwork):
     """Slot Attention on the authors' convolutional encoder (5x5 kernels, ReLU, soft position embedding).
 
     Args:
-        sample_size: side in pixels of the training images. cond_size: D, of a position.
+        sample_size: side in pixels of the training images. cond_size: D, of an object.
         num_slots: in training. slot_size, hidden, iterations: of the slots.
         channels: of every convolution. strides: of each.
     """
@@ -235,3 +235,8 @@ class SlotAttentionPositions(SlotsMethod):
     name, run, learner = "slot_attention", "clevr-slot_attention", "slot_attention"
     about = "Slot Attention, trained to give positions and presences: one pass, no noise on the image"
     network_class = PositionSlots
+
+
+@register
+class SlotAttentionObjects(ObjectSets, SlotAttentionPositions):
+    """The same of whole objects."""

@@ -47,6 +47,7 @@ class Learner(ABC):
     idle_options: ClassVar[frozenset[str]] = frozenset()  # options that have no effect on it
     rare_options: ClassVar[frozenset[str]] = frozenset()  # of RARE_OPTIONS those that have
     draws: ClassVar[bool] = False  # whether it makes validation pictures
+    any_cond_size: ClassVar[bool] = False  # whether its network is built for the data's conditions, whatever their size
     sees_conds: ClassVar[bool] = False  # whether conditions are what its network is given, not what it is to say
 
     def __init__(self, network: nn.Module, facts: Facts):

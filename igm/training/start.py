@@ -81,6 +81,8 @@ def start_training(job: Job, dataset: Any, validation: Any, facts: Facts) -> Non
     """
     config = read_config(job.model.unet_config, "--unet_config")
     size = dataset.annotation(0)["conds"].shape[-1]
+    if job.learner.any_cond_size:
+        config = {**config, "cond_size": size}
     if size_of_cond(config) != size:
         raise ModelError(
             f"--unet_config {job.model.unet_config} is for other conditions; this dataset's have size {size}"
