@@ -15,7 +15,7 @@ from igm.data import DataError
 from igm.data.samples import sample_root
 from igm.settings import int_range, positive, setting
 
-DEFAULT_COUNTS = ((3, 5), (6, 8))  # in the paper's training, and not
+COUNTS = ((3, 5), (6, 8))  # of objects, by default: in the paper's training, and not
 SAMPLE_IMAGES = 8  # per group, of the embedded default
 
 
@@ -23,7 +23,9 @@ SAMPLE_IMAGES = 8  # per group, of the embedded default
 class SceneSettings(PointLabels, OwnPictures):
     """Which scenes, or pictures of one's own, are inferred."""
 
-    split: str = setting("val", "any with a scenes file: val, valA, new, ...; CLEVR's test split has none")
+    split: tuple[str, ...] = setting(
+        ("val",), "any with a scenes file: val, new, ...; several: groups of each", nargs="+"
+    )
     object_counts: tuple | None = setting(None, "a group each (default: 3-5 6-8)", kind=int_range, nargs="+")
     places_only: bool = setting(False, "the data say no attributes, though the checkpoint knows them")
     num_objects: int | None = setting(None, "known number of objects in each of --images", kind=positive)
@@ -34,7 +36,7 @@ class SceneSettings(PointLabels, OwnPictures):
 
 
 def load_groups(e: Evaluation[SceneSettings]) -> Groups:
-    """One dataset per range of object counts; generated scenes where neither --dataset_root nor --images is given."""
+    """A dataset per split and range of counts; generated scenes where neither --dataset_root nor --images is given."""
     data = e.data
     if data.images:
         return data.own_pictures("images")
@@ -42,12 +44,12 @@ def load_groups(e: Evaluation[SceneSettings]) -> Groups:
         print("No --dataset_root: the shipped model infers generated scenes")
     number = data.num_images or (100 if data.dataset_root else SAMPLE_IMAGES)
 
-    def scenes(counts: tuple[int, int], **own: object) -> object:
+    def scenes(split: str, counts: tuple[int, int], **own: object) -> object:
         root = data.dataset_root or sample_root(counts, number)
         kind, labels = data.find(root, "positions")
-        return kind(root, data.split, counts, **own, **labels, **data.bounds(number))
+        return kind(root, split, counts, **own, **labels, **data.bounds(number))
 
-    return open_groups(data.object_counts, DEFAULT_COUNTS, partial(e.task.open, e.facts, data.places_only, scenes))
+    return open_groups(data.object_counts, COUNTS, partial(e.task.open, e.facts, data.places_only, scenes), data.split)
 
 
 def main() -> None:

@@ -40,6 +40,18 @@ class ReproductionSettings(Settings):
     dry_run: bool = setting(False, "print commands, memory and estimated hours, and stop")
 
 
+def find_table(name: str, scale: str) -> Table:
+    """The table of a name at a scale.
+
+    Raises:
+        UserError: it is not made at that scale.
+    """
+    scales = TABLES[name]
+    if scale not in scales:
+        raise UserError(f"--scale {scale}: {name} has {' and '.join(scales)}; take that")
+    return scales[scale]
+
+
 def choose_rows(table: Table, only: tuple[str, ...] | None) -> tuple[Row, ...]:
     """The rows asked for, in the table's order.
 
@@ -88,7 +100,7 @@ def main() -> None:
     parser.add("reproduction", ReproductionSettings)
     options = parser.read()
     settings = take(options, ReproductionSettings)
-    table = TABLES[options.table][settings.scale]
+    table = find_table(options.table, settings.scale)
     rows = choose_rows(table, settings.only)
     place = make_place(options.table, table, settings, rows)
     if settings.dry_run:

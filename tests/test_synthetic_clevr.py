@@ -13,7 +13,7 @@ from PIL import Image
 
 from igm.data.clevr import Clevr
 from igm.data.synthetic import clevr, render
-from igm.data.synthetic.layouts import DEFAULT_SHAPES, LAYOUTS, MATERIALS, SIZES
+from igm.data.synthetic.layouts import DEFAULT_SHAPES, LAYOUTS, MATERIALS, SIZES, Look
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = (96, 64)
@@ -102,6 +102,32 @@ def test_placement_rules(dataset):
                 for name in ("left", "right", "front", "behind"):
                     along = float(gap @ scene["directions"][name])
                     assert not 0 < along < 0.4 and not 0 < -along < 0.4
+
+
+CONDITION_A = {"cube": {"gray", "blue", "brown", "yellow"}, "cylinder": {"red", "green", "purple", "cyan"}}
+
+
+@pytest.mark.parametrize("condition", ["A", "B"])
+def test_every_object_has_a_colour_of_its_condition(condition, tmp_path, monkeypatch):
+    """The command's own scenes: cubes and cylinders have exactly the four colours of their condition, spheres all."""
+    words = ["--out", tmp_path, "--split", f"val{condition}", "--cogent", condition, "--num_images", 60]
+    words += ["--num_objects", "3-6", "--resolution", "48x32", "--workers", 0]
+    monkeypatch.setattr(clevr.rendering, "render", lambda batch, w, h: torch.zeros(batch.eye.shape[1], h, w, 3).byte())
+    monkeypatch.setattr(sys, "argv", ["clevr", *map(str, words)])
+    clevr.main()
+    content = json.loads((tmp_path / "scenes" / f"CLEVR_val{condition}_scenes.json").read_text())
+    seen = {shape: set() for shape in DEFAULT_SHAPES}
+    for thing in (thing for scene in content["scenes"] for thing in scene["objects"]):
+        seen[thing["shape"]].add(thing["color"])
+    one, other = ("cube", "cylinder") if condition == "A" else ("cylinder", "cube")
+    assert seen == {one: CONDITION_A["cube"], other: CONDITION_A["cylinder"], "sphere": set(clevr.COLORS)}
+
+
+def test_palettes_are_of_known_colours():
+    assert Look(palettes={"cube": ("red",)}).palettes["cube"] == ("red",)
+    for palettes, part in (({"cube": ("mauve",)}, "got mauve"), ({"cube": ()}, "got none")):
+        with pytest.raises(ValueError, match=f"palettes of cube must be some of gray, .*{part}"):
+            Look(palettes=palettes)
 
 
 def test_every_object_is_visible(scenes):

@@ -5,6 +5,7 @@ clevr-dataset-gen, image_generation/render_images.py); the pictures are ray cast
 
     python -m igm.data.synthetic.clevr --out DIR --split val --num_images 100 --num_objects 3-5 --resolution 128
     python -m igm.data.synthetic.clevr --out DIR --layout clevrtex --split outd --num_images 100 --num_objects 6-8
+    python -m igm.data.synthetic.clevr --out DIR --split trainA --cogent A --num_images 6000
 """
 
 import argparse
@@ -26,7 +27,7 @@ import torch
 from tqdm.auto import tqdm
 
 from igm.data.synthetic import render as rendering
-from igm.data.synthetic.layouts import LAYOUTS, ClevrLayout, ClevrTexLayout, Look
+from igm.data.synthetic.layouts import COGENT, COLORS, LAYOUTS, ClevrLayout, ClevrTexLayout, Look
 from igm.settings import file_count, positive, seed_number
 from igm.settings import workers as worker_count
 
@@ -37,10 +38,6 @@ CAMERA = (7.48113, -6.50764, 5.34367)
 CAMERA_JITTER = 0.5
 LAMP_JITTER = 1.0
 
-COLORS = {
-    "gray": (87, 87, 87), "red": (173, 35, 35), "blue": (42, 75, 215), "green": (29, 105, 20),
-    "brown": (129, 74, 25), "purple": (129, 38, 192), "cyan": (41, 208, 208), "yellow": (255, 238, 51),
-}  # fmt: skip
 MOST_PIXELS = 2048  # a side; larger pictures would not fit the memory
 GROUND_SCALE = (0.4, 1.6)  # cells of the ground's pattern per scene unit
 
@@ -112,7 +109,8 @@ def _place(rng: np.random.Generator, count: int, look: Look) -> list | None:
         circles.append((x, y, radius))
         thing: dict[str, Any] = {
             "shape": shape, "size": size, "material": str(rng.choice(list(look.materials))),
-            "3d_coords": [x, y, extent], "rotation": float(rng.uniform(0, 360)), "color": str(rng.choice(list(COLORS))),
+            "3d_coords": [x, y, extent], "rotation": float(rng.uniform(0, 360)),
+            "color": str(rng.choice(list(look.palettes.get(shape, COLORS)))),
             "texture": str(rng.choice(list(look.textures))), "extent": extent,
         }  # fmt: skip
         # CLEVR hands these bytes to Blender as linear values, which is why its colours look pale.
@@ -317,7 +315,7 @@ def generate(
         layout: clevr or clevrtex; it also says what `look` and `resolution` are where nothing else does.
         resolution: width, height in pixels, even; the view is squashed into any other shape than its own.
         workers: processes to render in, 0 for this one; more than 0 needs a `__main__` guard in the caller's script.
-        look: fields of `layouts.Look`: shapes, textures, materials, grounds, two_colours.
+        look: fields of `layouts.Look`: shapes, textures, materials, grounds, two_colours, palettes.
 
     Returns:
         The path of CLEVR's JSON, or CLEVRTex's folder.
@@ -379,6 +377,12 @@ def _resolution(text: str) -> tuple[int, int]:
         raise argparse.ArgumentTypeError(f"expected pixels such as 128 or 192x128, got '{text}'") from None
 
 
+def _palettes(text: str) -> Mapping[str, Sequence[str]]:
+    if text not in COGENT:
+        raise argparse.ArgumentTypeError(f"expected {' or '.join(COGENT)}, got '{text}'")
+    return COGENT[text]
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m igm.data.synthetic.clevr",
@@ -402,6 +406,8 @@ def _parser() -> argparse.ArgumentParser:
         add(f"--{name}", nargs="+", default=argparse.SUPPRESS, metavar="NAME", help=f"{words}: {choices}")
     colours = "a texture's other part has a colour of its own, not a darker shade (CLEVRTex: always)"
     add("--two_colours", action="store_true", default=argparse.SUPPRESS, help=colours)
+    condition = "colours of cubes and cylinders as in condition A or B of CLEVR-CoGenT (default: any)"
+    add("--cogent", dest="palettes", type=_palettes, default=argparse.SUPPRESS, metavar="A|B", help=condition)
     add("--seed", type=seed_number, default=0, help="same seed, same files (default: 0)")
     add(
         "--batch_size", type=positive, default=16, help="scenes rendered together; changes the speed only (default: 16)"

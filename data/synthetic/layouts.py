@@ -14,6 +14,13 @@ from igm.data.clevrtex import VARIANTS, scene_of
 from igm.data.synthetic import render as rendering
 from igm.files import replace_text
 
+COLORS = {
+    "gray": (87, 87, 87), "red": (173, 35, 35), "blue": (42, 75, 215), "green": (29, 105, 20),
+    "brown": (129, 74, 25), "purple": (129, 38, 192), "cyan": (41, 208, 208), "yellow": (255, 238, 51),
+}  # fmt: skip
+_ONE, _OTHER = ("gray", "blue", "brown", "yellow"), ("red", "green", "purple", "cyan")
+# Colours of each shape in the two conditions of CLEVR-CoGenT (Johnson et al. 2017, section 4.7); spheres have any.
+COGENT = {"A": {"cube": _ONE, "cylinder": _OTHER}, "B": {"cube": _OTHER, "cylinder": _ONE}}
 SIZES = {"large": 0.7, "small": 0.35}  # CLEVR's
 TEX_SIZES = {"large": 0.9, "medium": 0.6, "small": 0.4}  # CLEVRTex's
 DEFAULT_SHAPES = ("cube", "sphere", "cylinder")
@@ -31,6 +38,7 @@ class Look:
             ground, which has two colours of its own unless it is plain. sizes: name -> half the height, in scene units.
         two_colours: a texture's other part has a colour of its own; else it is a darker shade.
         tan_y: tangent of half the view from top to bottom.
+        palettes: shape -> the names of COLORS that it has; a shape that is not named has all.
 
     Raises:
         ValueError: a name that there is not, or none.
@@ -43,15 +51,16 @@ class Look:
     two_colours: bool = False
     sizes: Mapping[str, float] = field(default_factory=lambda: SIZES)
     tan_y: float = rendering.TAN_Y
+    palettes: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, known in (
-            ("shapes", rendering.SHAPES),
-            ("textures", rendering.TEXTURES),
-            ("materials", rendering.MATERIALS),
-            ("grounds", rendering.TEXTURES),
+        for name, values, known in (
+            ("shapes", self.shapes, rendering.SHAPES),
+            ("textures", self.textures, rendering.TEXTURES),
+            ("materials", self.materials, rendering.MATERIALS),
+            ("grounds", self.grounds, rendering.TEXTURES),
+            *((f"palettes of {shape}", own, COLORS) for shape, own in self.palettes.items()),
         ):
-            values = getattr(self, name)
             wrong = [value for value in values if value not in known]
             if wrong or not values:
                 raise ValueError(f"{name} must be some of {', '.join(known)}, got {', '.join(wrong) or 'none'}")

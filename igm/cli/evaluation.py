@@ -1,6 +1,7 @@
 """From the options of an evaluation script to records, a table and figures."""
 
 import dataclasses
+import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -277,18 +278,27 @@ def run_evaluation(evaluation: Evaluation[DataT], load_groups: Callable[[Evaluat
 
 
 def open_groups(
-    asked: Sequence[tuple[int, int]] | None, defaults: Sequence[tuple[int, int]], open_one: Callable[..., Any]
+    asked: Sequence[tuple[int, int]] | None,
+    defaults: Sequence[tuple[int, int]],
+    open_one: Callable[..., Any],
+    splits: Sequence[str],
 ) -> Groups:
-    """The images of each range of numbers, named "3-5"; a default range that the data lack is left out with a line.
+    """The images of each range of numbers, named "3-5", of several splits "valA/3-5".
+
+    A default range that the data lack is left out with a line.
+
+    Args:
+        open_one: (split, range) -> dataset.
 
     Raises:
         NothingAsked: a range that was asked for, or every default, is not in the data.
     """
     groups: dict[str, Any] = {}
     missing: list[NothingAsked] = []
-    for counts in asked or defaults:
+    for split, counts in itertools.product(dict.fromkeys(splits), asked or defaults):
+        numbers = "-".join(map(str, counts))
         try:
-            groups["-".join(map(str, counts))] = open_one(counts)
+            groups[numbers if len(splits) == 1 else f"{split}/{numbers}"] = open_one(split, counts)
         except NothingAsked as error:
             if asked:
                 raise

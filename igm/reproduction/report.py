@@ -4,8 +4,9 @@ import csv
 import dataclasses
 import io
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from igm.reproduction.rows import Row, Table
 from igm.reproduction.run import Outcome
 from igm.statistics import share_interval
 
+ALL = "all attributes"
 COUNTERS = ("running_mean", "running_var", "num_batches_tracked")  # what a checkpoint holds besides parameters
 
 
@@ -32,6 +34,7 @@ class Line:
         score, low, high: the headline share with its 95 % interval over images.
         error, error_near: estimation error over all pairs, and over those within 0.05.
         minus: by how much it is above the reference row, on the images that both have.
+        attributes: of whole objects, the share right of each attribute, and of all of them, by name.
     """
 
     row: Row
@@ -46,6 +49,7 @@ class Line:
     seconds: float | None = None
     parameters: int | None = None
     note: str = ""
+    attributes: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def paper_score(self) -> float | None:
@@ -106,9 +110,16 @@ def lines_of(row: Row, folder: Path, differences: dict[str, Difference]) -> list
                 seconds=mean_seconds(members),
                 parameters=parameters,
                 note=row.note,
+                attributes=attributes_of(metrics),
             )
         )
     return lines
+
+
+def attributes_of(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The share right of each attribute of found objects, and of all of them, in %; empty where nobody asked."""
+    shares = {**(metrics.get("attribute_accuracy") or {}), ALL: metrics.get("object_accuracy")}
+    return {name: 100 * share for name, share in shares.items() if share is not None}
 
 
 def mean_seconds(records: Sequence[Record]) -> float:
@@ -163,6 +174,7 @@ def columns_of(lines: Sequence[Line], table: Table) -> list[tuple[str, list[str]
             "Minus " + name_of(table.reference, lines),
             lambda line: f"{line.minus.points:+.1f} {line.minus.interval}" if line.minus else "",
         ),
+        *((name.capitalize(), partial(attribute_cell, name, lines, table.compares_groups)) for name in names_in(lines)),
         ("Paper: error", lambda line: small(line.paper_error)),
         ("Here: error", lambda line: small(line.error)),
         ("Error within 0.05", lambda line: small(line.error_near)),
@@ -172,6 +184,21 @@ def columns_of(lines: Sequence[Line], table: Table) -> list[tuple[str, list[str]
     ]
     columns = [(title, [cell(line) for line in lines]) for title, cell in titles]
     return [(title, cells) for title, cells in columns if any(cells)]
+
+
+def names_in(lines: Sequence[Line]) -> list[str]:
+    """The names of all attributes of some lines, once each."""
+    return list(dict.fromkeys(name for line in lines for name in line.attributes))
+
+
+def attribute_cell(name: str, lines: Sequence[Line], compares: bool, line: Line) -> str:
+    """The share right of an attribute, and by how much it is above that of the row's first group."""
+    if name not in line.attributes:
+        return ""
+    first = next(other for other in lines if other.row is line.row)
+    changed = compares and first is not line and name in first.attributes
+    change = f" ({line.attributes[name] - first.attributes[name]:+.1f})" if changed else ""
+    return percent(line.attributes[name]) + change
 
 
 def name_of(reference: str, lines: Sequence[Line]) -> str:
@@ -208,14 +235,15 @@ def escaped(text: str) -> str:
     return "".join(LATEX.get(sign, sign) for sign in text)
 
 
-def as_csv(lines: Iterable[Line]) -> str:
+def as_csv(lines: Sequence[Line]) -> str:
     """The plain numbers, a line each; nothing where a number is not known."""
-    plain = [field.name for field in dataclasses.fields(Line) if field.name not in ("row", "group", "minus")]
-    of_difference = ("points", "low", "high", "num_images")
+    apart = ("row", "group", "minus", "attributes")
+    plain = [own.name for own in dataclasses.fields(Line) if own.name not in apart]
+    of_difference, names = ("points", "low", "high", "num_images"), names_in(lines)
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     paper = ("paper_score", "paper_error")
-    writer.writerow(["row", "title", "group", *paper, *plain, *(f"minus_{name}" for name in of_difference)])
+    writer.writerow(["row", "title", "group", *paper, *plain, *(f"minus_{name}" for name in of_difference), *names])
     for line in lines:
         values: list[Any] = [
             line.row.name,
@@ -224,6 +252,7 @@ def as_csv(lines: Iterable[Line]) -> str:
             *(getattr(line, name) for name in (*paper, *plain)),
         ]
         values += [getattr(line.minus, name, None) for name in of_difference]
+        values += [line.attributes.get(name) for name in names]
         writer.writerow(["" if value is None else value for value in values])
     return out.getvalue()
 

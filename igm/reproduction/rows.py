@@ -132,7 +132,8 @@ class Table:
         reference: name of the row that others are compared with.
         num_images: of each group, where nobody says otherwise. basis: what the estimated hours are made of.
         dataset_root: where nobody says otherwise; "": it has to be said. trains_elsewhere: the images that are evaluated
-            are not those that are trained on.
+            are not those that are trained on. compares_groups: beside each attribute's share stands by how much it is
+            above that of the row's first group.
     """
 
     title: str
@@ -144,3 +145,4 @@ class Table:
     processes: int = 1
     dataset_root: str = ""
     trains_elsewhere: bool = False
+    compares_groups: bool = False

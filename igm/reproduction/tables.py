@@ -1,8 +1,12 @@
-"""The tables of the paper (arXiv 2505.21780): CLEVR's and CLEVRTex's, of faces, of animals, and the ablations."""
+"""The tables of the paper (arXiv 2505.21780): CLEVR's and CLEVRTex's, of faces, of animals, and the ablations.
+
+Beside them CLEVR-CoGenT's, which is not in the paper.
+"""
 
 import dataclasses
 
 from igm.reproduction.clevr import FULL_ROWS, MINI_ROWS, SAME_STEPS, ablation_rows, ablations_of, on_textures
+from igm.reproduction.cogent import COGENT_ROWS
 from igm.reproduction.costs import FULL_BASIS, MINI_BASIS, full_training, gpu_seconds
 from igm.reproduction.rows import Published, Row, Table, Training
 
@@ -139,6 +143,15 @@ def on_clevrtex(table: Table) -> Table:
 TABLES = {
     "clevr": {"full": CLEVR, "mini": SMALL_CLEVR},
     "clevrtex": {"full": on_clevrtex(CLEVR), "mini": on_clevrtex(SMALL_CLEVR)},
+    "cogent": {
+        "mini": dataclasses.replace(
+            SMALL_CLEVR,
+            title="CLEVR-CoGenT: whole objects, trained on condition A",
+            rows=COGENT_ROWS,
+            num_images=200,
+            compares_groups=True,
+        )
+    },
     "celeba": {
         "full": CELEBA,
         "mini": dataclasses.replace(CELEBA, rows=CELEBA_MINI, basis=MINI_BASIS, processes=1),
