@@ -31,12 +31,14 @@ from igm.data.text import parse_json, read_text, shown
 from igm.data.vocabulary import FIELDS
 from igm.files import replace_file
 
-INDEX_VERSION = 3  # in the name of every cached index: raised when the same JSON gives another index than before
+INDEX_VERSION = 4  # in the name of every cached index: raised when the same JSON gives another index than before
 INDEX_TYPES = {
     **{"files": "U", "counts": "i", "starts": "i", "pixel_coords": "f"},
+    **{"depths": "f", "heights": "f"},  # of each object, NaN where its scene does not say
     **{f"{name}_codes": "i" for name in FIELDS},  # of each object, -1 where its scene does not say
     **{f"{name}_values": "U" for name in FIELDS},  # what the codes mean
 }
+THIRDS = {"depths": "pixel_coords", "heights": "3d_coords"}  # of an object, the third numbers of these
 GENERATOR_SPLIT, GENERATOR_FILE = "new", "CLEVR_scenes.json"
 
 
@@ -265,7 +267,16 @@ def make_index(names: Sequence[str], objects: Sequence[list[dict[str, Any]]]) ->
     pixel_coords = np.array(coords, dtype=np.float32).reshape(len(coords), 2)
     starts = np.cumsum(counts) - counts
     named = {"files": files, "counts": counts, "starts": starts, "pixel_coords": pixel_coords}
-    return named | attributes_of([thing for own in objects for thing in own])
+    things = [thing for own in objects for thing in own]
+    third = {name: [third_of(thing.get(key)) for thing in things] for name, key in THIRDS.items()}
+    named |= {name: np.array(values, dtype=np.float32).reshape(len(things)) for name, values in third.items()}
+    return named | attributes_of(things)
+
+
+def third_of(coords: object) -> float:
+    """The third of three numbers above 0; NaN where there is no such thing."""
+    sound = type(coords) is list and len(coords) == 3 and is_finite(coords[2]) and coords[2] > 0
+    return float(coords[2]) if sound else np.nan  # type: ignore[index]
 
 
 def name_of(scene: object) -> str:

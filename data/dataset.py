@@ -6,7 +6,7 @@ it by what a folder holds.
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NotRequired, Protocol, Required, TypedDict
 
@@ -55,6 +55,9 @@ class Dataset(Protocol):
 
     def box_of(self, i: int) -> tuple[float, float, float, float]:
         """Left, top, width and height, in pixels of item i's picture, of what the square shows."""
+
+    def looks_of(self, i: int) -> Mapping[str, Any]:
+        """What a record says of the true concepts of item i besides their conditions; nothing where nobody knows."""
 
     def fingerprint(self) -> str:
         """A short name for exactly these images, read in this way; keys caches of what they yield."""
@@ -184,6 +187,10 @@ class ImageDataset(torch.utils.data.Dataset[Item]):
     def box_of(self, i: int) -> tuple[float, float, float, float]:
         """Left, top, width and height, in pixels of item i's picture, of what the square shows."""
         return fit_box(self.size_of(i), self.resolution, self.fit_of(self.resolution))
+
+    def looks_of(self, i: int) -> Mapping[str, Any]:
+        """Nothing by default."""
+        return {}
 
     def fingerprint(self) -> str:
         """A short name for exactly these images in this order, read in this way; keys caches of what they yield."""

@@ -8,6 +8,7 @@ import torch
 
 from igm.data import DataError
 from igm.data.dataset import Concepts
+from igm.data.looks import diameters, hidden_shares
 from igm.data.positions import Index, PositionDataset
 from igm.data.text import shown
 from igm.data.vocabulary import FIELDS, Vocabulary, encode_object
@@ -16,8 +17,9 @@ from igm.data.vocabulary import FIELDS, Vocabulary, encode_object
 class ObjectDataset(PositionDataset):
     """Pictures whose concepts are positions, or objects with some of their attributes.
 
-    A subclass's index also has, for each of FIELDS, `<field>_codes` of all objects and `<field>_values`, what they mean
-    (`attributes_of` makes them); it calls `choose_fields` last in its constructor.
+    A subclass's index also has depths and heights of all objects (`igm.data.looks`), NaN where unknown, and, for each of
+    FIELDS, `<field>_codes` of all objects and `<field>_values`, what they mean (`attributes_of` makes them);
+    it calls `choose_fields` last in its constructor.
 
     Attributes:
         vocabulary: the values of each asked field, sorted: of all pictures listed, or of a checkpoint (`speak`).
@@ -81,6 +83,16 @@ class ObjectDataset(PositionDataset):
                 f"{place}: {name} is {shown(value)}, which {source} does not know (it knows "
                 f"{', '.join(self.vocabulary[name])}); train on scenes with it, or leave {name} out of --fields"
             )
+
+    def looks_of(self, i: int) -> dict[str, list[float]]:
+        """How large each object is in the picture, and how much of it is hidden (`igm.data.looks`), where all is known."""
+        row = self.row_of(i)
+        depths, heights, centres = (self.index[n][self.objects_of(row)] for n in ("depths", "heights", "pixel_coords"))
+        if not self.vocabulary or not np.isfinite(depths + heights).all():
+            return {}
+        sizes = diameters(heights, depths, self.size_of(i)[0])
+        hidden = hidden_shares(centres, sizes, depths)
+        return {"sizes_true": np.round(sizes, 2).tolist(), "hidden_true": np.round(hidden, 4).tolist()}
 
     def facts(self) -> dict[str, Any]:
         """Those of the positions, and the vocabulary where there is one."""

@@ -167,7 +167,7 @@ def test_image_is_encoded_once(toy, method):
         }
         for i, (p, true) in enumerate(zip(pixels, SCENES, strict=True))
     ]
-    picture = {"path_of": f"{SIDE}.png", "size_of": (SIDE, SIDE), "box_of": (0, 0, SIDE, SIDE)}
+    picture = {"path_of": f"{SIDE}.png", "size_of": (SIDE, SIDE), "box_of": (0, 0, SIDE, SIDE), "looks_of": {}}
     dataset = type("Items", (list,), {name: lambda self, i, own=own: own for name, own in picture.items()})(items)
 
     run = methods_of("positions")[method](toy, METHODS[method][1])

@@ -191,9 +191,9 @@ class Worker:
 
 
 def picture_of(dataset: Dataset, i: int) -> Record:
-    """What a record says of item i's picture: its file, its size, and which part of it positions are in."""
+    """What a record says of item i's picture: its file, its size, how its objects look, and which part positions are in."""
     width, height = dataset.size_of(i)
-    record: Record = {"image_path": str(dataset.path_of(i)), "width": width, "height": height}
+    record: Record = {"image_path": str(dataset.path_of(i)), "width": width, "height": height, **dataset.looks_of(i)}
     box = [round(float(side), 4) for side in dataset.box_of(i)]
     return record if box == [0, 0, width, height] else {**record, "fit_box": box}
 

@@ -16,6 +16,7 @@ from igm.calibration.objects import measure_objects
 from igm.calibration.settings import CalibrationImages, CalibrationSettings
 from igm.data.vocabulary import Vocabulary, blocks, decode_objects, names_of, vocabulary_of
 from igm.facts import Facts
+from igm.figures.looks import SeenObject, attributes_by_look
 from igm.figures.marks import draw_points
 from igm.figures.objects import attribute_confusion, label_of, scene_sheet
 from igm.inference.types import Inferred
@@ -87,6 +88,18 @@ def attributes_right(record: Mapping[str, Any]) -> dict[str, list[bool]]:
     pairs = [(record["objects_pred"][i], record["objects_true"][j]) for i, j in found_objects(record)]
     fields = record["objects_true"][0] if record["objects_true"] else ()
     return {field: [pred[field] == true[field] for pred, true in pairs] for field in fields}
+
+
+def seen_objects(record: Mapping[str, Any]) -> list[SeenObject]:
+    """What is known of each true object's look, and whether it was found and read rightly; none without looks."""
+    if not record.get("sizes_true"):
+        return []
+    right: list[dict[str, bool] | None] = [None] * len(record["objects_true"])
+    for i, j in found_objects(record):
+        pred, true = record["objects_pred"][i], record["objects_true"][j]
+        right[j] = {name: pred[name] == true[name] for name in true}
+    looks = zip(record["sizes_true"], record["hidden_true"], right, strict=True)
+    return [SeenObject(size, hidden, own) for size, hidden, own in looks]
 
 
 def object_metrics(records: Sequence[Mapping[str, Any]]) -> Scores:
@@ -214,7 +227,7 @@ class Objects(Positions):
         return super().columns(summary) + own
 
     def draw(self, groups: Groups, sheets: Mapping[str, Sheet], folder: Path, options: Mapping[str, Any]) -> list[Path]:
-        """Those of positions, labelled scenes, and the confusion of each attribute."""
+        """Those of positions, labelled scenes, the attributes' confusion, and how they depend on an object's look."""
         written = super().draw(groups, sheets, folder, options)
         for group, sheet in sheets.items():
             written.append(folder / f"scenes_{group.replace('/', '_')}.png")
@@ -224,6 +237,10 @@ class Objects(Positions):
         if pairs:
             written.append(folder / "attribute_confusion.png")
             attribute_confusion(pairs, written[-1])
+        seen = [one for record in scored for one in seen_objects(record)]
+        if any(one.right is not None for one in seen):
+            written.append(folder / "attributes_by_look.png")
+            attributes_by_look(seen, written[-1])
         return written
 
 

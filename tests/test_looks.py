@@ -1,0 +1,123 @@
+"""How large and how hidden objects are: geometry by hand, the renderer's own outlines, the figure's numbers."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from conftest import write_clevr
+
+from igm.data.clevr import Clevr
+from igm.data.looks import diameters, hidden_shares
+from igm.data.synthetic import clevr as generator
+from igm.data.synthetic import render
+from igm.figures.looks import SeenObject, attributes_by_look, curves_of, hidden_bins, size_bins
+from igm.tasks.objects import seen_objects
+
+
+def lens(apart, one, two):
+    """The area that two discs of radii one, two share, their centres so far apart."""
+    if apart >= one + two:
+        return 0.0
+    if apart <= abs(one - two):
+        return math.pi * min(one, two) ** 2
+    a = math.acos((apart**2 + one**2 - two**2) / (2 * apart * one))
+    b = math.acos((apart**2 + two**2 - one**2) / (2 * apart * two))
+    return one**2 * (a - math.sin(2 * a) / 2) + two**2 * (b - math.sin(2 * b) / 2)
+
+
+@pytest.mark.parametrize(
+    ("apart", "front", "back"), [(10, 6, 6), (5, 4, 9), (1, 9, 3), (2, 3, 9), (7, 8, 5), (30, 5, 5)]
+)
+def test_two_discs_share_a_lens(apart, front, back):
+    centres = np.array([[50.0, 40.0], [50 + 0.6 * apart, 40 - 0.8 * apart]])
+    shares = hidden_shares(centres, 2 * np.array([front, back]), np.array([8.0, 9.0]))
+    assert shares[0] == 0  # the nearer one
+    assert shares[1] == pytest.approx(lens(apart, front, back) / (math.pi * back**2), abs=4e-3)
+    turned = hidden_shares(centres, 2 * np.array([front, back]), np.array([9.0, 8.0]))
+    assert turned[1] == 0 and turned[0] == pytest.approx(lens(apart, front, back) / (math.pi * front**2), abs=4e-3)
+
+
+def test_what_two_hide_is_their_union():
+    """Two nearer discs at one place hide no more than one; on opposite sides, without overlap, the sum."""
+    one, other = [4.0, 0.0], [-4.0, 0.0]
+    sizes, depths = np.array([4.0, 4.0, 10.0]), np.array([1.0, 2.0, 3.0])
+    half = math.pi * 4 / (math.pi * 25)  # of radius 2 in radius 5; what is cut off at the rim is left out below
+    inside = lens(4, 2, 5) / (math.pi * 25)
+    same = hidden_shares(np.array([one, one, [0, 0]]), sizes, depths)
+    both = hidden_shares(np.array([one, other, [0, 0]]), sizes, depths)
+    assert same[2] == pytest.approx(inside, abs=4e-3) and both[2] == pytest.approx(2 * inside, abs=8e-3)
+    assert same[1] == 1.0 and same[0] == 0 and inside < half  # the second of two at one place is hidden
+
+
+def test_sizes_are_those_of_rendered_spheres():
+    """A sphere in the middle of the view, at half the camera's distance too: as many pixels across as it is drawn."""
+    thing = {"shape": "sphere", "size": "large", "material": "rubber", "color": "red", "texture": "plain"}
+    thing |= {"3d_coords": [0.0, 0.0, 0.0], "rotation": 0.0, "extent": 0.7, "rgb": [1, 0, 0]}
+    for scale in (1.0, 0.6):
+        camera = [scale * c for c in generator.CAMERA]
+        scene = {"camera": camera, "lamps": [list(p) for p in render.LAMP_POSITION], "objects": [thing]}
+        seen = render.id_buffer(generator.make_batch([scene]), 384, 256)[0] == 0
+        expected = diameters(np.array([0.7]), np.array([math.hypot(*camera)]), 384)[0]
+        assert int(seen.any(0).sum()) == pytest.approx(expected, rel=0.03)
+
+
+def test_records_of_objects_hold_their_looks(tmp_path):
+    """Two spheres, the second twice as far: 2 * 35 / 32 * 48 * 0.7 / depth pixels, and half hidden as a lens says."""
+    depths = (9.0, 18.0)
+    write_clevr(tmp_path, "val", coords=[[[20, 16, depths[0]], [25, 16, depths[1]]]])
+    dataset = Clevr(tmp_path, "val", (2, 2), fields=("all",))
+    radii = [35 / 32 * 48 * 0.7 / depth for depth in depths]
+    looks = dataset.looks_of(0)
+    assert looks["sizes_true"] == pytest.approx([2 * r for r in radii], abs=0.006)
+    assert looks["hidden_true"] == [0, pytest.approx(lens(5, *radii) / (math.pi * radii[1] ** 2), abs=5e-3)]
+    assert Clevr(tmp_path, "val", (2, 2), fields=("all",), flip=True).looks_of(1) == looks
+    assert Clevr(tmp_path, "val", (2, 2)).looks_of(0) == {}  # places alone
+
+
+@pytest.mark.parametrize("wrong", [{"pixel_coords": [20, 16]}, {"3d_coords": "near"}, {"3d_coords": [0, 0, -1]}])
+def test_looks_are_unknown_where_the_json_does_not_say(tmp_path, wrong):
+    file = write_clevr(tmp_path, "val", coords=[[[20, 16, 9.0], [35, 16, 18.0]]])
+    content = json.loads(file.read_text())
+    content["scenes"][0]["objects"][1] |= wrong
+    file.write_text(json.dumps(content))
+    assert Clevr(tmp_path, "val", (2, 2), fields=("all",)).looks_of(0) == {}
+
+
+# The figure
+
+
+RED, BLUE = {"color": "red", "shape": "cube"}, {"color": "blue", "shape": "cube"}
+
+
+def test_seen_objects_are_the_true_ones_with_what_was_read():
+    record = {
+        "conds_true": [[0.2, 0.2], [0.8, 0.8], [0.5, 0.1]], "conds_pred": [[0.8, 0.8], [0.2, 0.21]],
+        "objects_true": [RED, BLUE, RED], "objects_pred": [BLUE, BLUE],
+        "sizes_true": [10.0, 20.0, 30.0], "hidden_true": [0.0, 0.3, 0.6],
+    }  # fmt: skip
+    assert seen_objects(record) == [
+        SeenObject(10.0, 0.0, {"color": False, "shape": True}),
+        SeenObject(20.0, 0.3, {"color": True, "shape": True}),
+        SeenObject(30.0, 0.6, None),
+    ]
+    assert seen_objects({**record, "sizes_true": None}) == []
+
+
+def test_bins_and_shares_by_hand(tmp_path):
+    """40 objects: two bins of 20 sizes; the small ones' colour is right in 10 of 16 found, the large ones' in 20 of 20."""
+    small = [SeenObject(5 + i / 100, 0.0, {"color": i < 10}) for i in range(16)] + [SeenObject(6, 0.1, None)] * 4
+    large = [SeenObject(20 + i / 100, 0.7 if i < 5 else 0.2, {"color": True}) for i in range(20)]
+    bins = size_bins([*large, *small])
+    assert [len(own) for own in bins] == [20, 20] and max(one.size for one in bins[0]) == 6
+    curves = curves_of(bins, [5.0, 20.0])
+    np.testing.assert_allclose(curves["color"].share, [62.5, 100])
+    np.testing.assert_allclose(curves["found"].share, [80, 100])
+    assert (curves["color"].low < curves["color"].share).all() and curves["color"].high[1] == 100
+    assert [len(own) for own in hidden_bins([*small, *large])] == [16, 4, 15, 0, 5]
+    figure = attributes_by_look([*small, *large], tmp_path / "looks.png")
+    labels = [text.get_text() for text in figure.axes[1].get_xticklabels()]
+    assert labels[0] == "0\n(16)" and labels[-1] == "50\N{EN DASH}100\n(5)"
+    assert (tmp_path / "looks.png").stat().st_size > 1000
+    with pytest.raises(ValueError, match="no object was found"):
+        attributes_by_look([SeenObject(6, 0.1, None)], tmp_path / "none.png")
