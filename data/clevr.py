@@ -34,11 +34,10 @@ from igm.files import replace_file
 INDEX_VERSION = 4  # in the name of every cached index: raised when the same JSON gives another index than before
 INDEX_TYPES = {
     **{"files": "U", "counts": "i", "starts": "i", "pixel_coords": "f"},
-    **{"depths": "f", "heights": "f"},  # of each object, NaN where its scene does not say
+    **{"depths": "f", "coords": "f"},  # from the camera, and in the scene (3,); NaN where a scene does not say
     **{f"{name}_codes": "i" for name in FIELDS},  # of each object, -1 where its scene does not say
     **{f"{name}_values": "U" for name in FIELDS},  # what the codes mean
 }
-THIRDS = {"depths": "pixel_coords", "heights": "3d_coords"}  # of an object, the third numbers of these
 GENERATOR_SPLIT, GENERATOR_FILE = "new", "CLEVR_scenes.json"
 
 
@@ -268,15 +267,15 @@ def make_index(names: Sequence[str], objects: Sequence[list[dict[str, Any]]]) ->
     starts = np.cumsum(counts) - counts
     named = {"files": files, "counts": counts, "starts": starts, "pixel_coords": pixel_coords}
     things = [thing for own in objects for thing in own]
-    third = {name: [third_of(thing.get(key)) for thing in things] for name, key in THIRDS.items()}
-    named |= {name: np.array(values, dtype=np.float32).reshape(len(things)) for name, values in third.items()}
-    return named | attributes_of(things)
+    triples = {key: [triple_of(thing.get(key)) for thing in things] for key in ("pixel_coords", "3d_coords")}
+    pixels, coords = (np.array(own, dtype=np.float32).reshape(len(things), 3) for own in triples.values())
+    return named | {"depths": pixels[:, 2], "coords": coords} | attributes_of(things)
 
 
-def third_of(coords: object) -> float:
-    """The third of three numbers above 0; NaN where there is no such thing."""
-    sound = type(coords) is list and len(coords) == 3 and is_finite(coords[2]) and coords[2] > 0
-    return float(coords[2]) if sound else np.nan  # type: ignore[index]
+def triple_of(coords: object) -> list[float]:
+    """Three finite numbers, the last above 0; NaN three times where they are something else."""
+    sound = type(coords) is list and len(coords) == 3 and all(map(is_finite, coords)) and coords[2] > 0
+    return coords if sound else [np.nan] * 3  # type: ignore[return-value]
 
 
 def name_of(scene: object) -> str:

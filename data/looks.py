@@ -9,11 +9,18 @@ where h is the z of `3d_coords`, half the height of what stands on the ground, d
 35 / 32 the focal length of CLEVR's camera in widths of the picture. So the size is the diameter 2 r, and what is hidden of
 an object is the share of its disc that discs of objects nearer to the camera cover. For spheres that is right to about 1 %;
 cubes and cylinders have corners beyond their disc. Pixels are taken to be square, as CLEVR's are.
+
+`lift` goes the other way: it says where in the scene an object of a known height is that stands on the ground. CLEVR moves
+its camera by up to 0.5 along each axis from scene to scene, and the JSON does not say whither; the mean camera is taken.
+From the true centres in the pictures that gives places within 0.5 of the true ones for 99.7 % of 12,000 objects of the
+original generator, within 0.25 for 92 %, within 0.125 for 57 %.
 """
 
 import numpy as np
 
 FOCAL = 35 / 32  # of CLEVR's camera, in widths of the picture
+CAMERA = (7.48113, -6.50764, 5.34367)  # mean place of it; it looks at the origin
+HEIGHTS = {"large": 0.7, "small": 0.35}  # half the height of CLEVR's objects, by their size
 ACROSS = 64  # points across a disc at which it is asked whether something stands before it
 
 
@@ -38,3 +45,18 @@ def hidden_shares(centres: np.ndarray, sizes: np.ndarray, depths: np.ndarray) ->
         covered = (apart**2).sum(2) <= (sizes[nearer] / 2) ** 2  # (N, J)
         shares[k] = covered.any(1).mean()
     return shares
+
+
+def lift(points: np.ndarray, heights: np.ndarray, width: float, height: float) -> np.ndarray:
+    """Places (K, 3) in the scene of objects whose centres are at points (K, 2), in pixels, and this high above the ground.
+
+    Args:
+        heights: (K,) z of the centres. width, height: of the picture in pixels.
+    """
+    eye = np.array(CAMERA)
+    forward = -eye / np.linalg.norm(eye)
+    right = np.cross(forward, [0.0, 0.0, 1.0])
+    right /= np.linalg.norm(right)
+    x, y = ((points - np.array([width, height]) / 2) / (FOCAL * width)).T  # tangents of the angles to the axis
+    rays = forward + x[:, None] * right - y[:, None] * np.cross(right, forward)  # (K, 3)
+    return eye + ((heights - eye[2]) / rays[:, 2])[:, None] * rays

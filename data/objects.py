@@ -17,7 +17,7 @@ from igm.data.vocabulary import FIELDS, Vocabulary, encode_object
 class ObjectDataset(PositionDataset):
     """Pictures whose concepts are positions, or objects with some of their attributes.
 
-    A subclass's index also has depths and heights of all objects (`igm.data.looks`), NaN where unknown, and, for each of
+    A subclass's index also has depths and coords of all objects (`igm.data.looks`), NaN where unknown, and, for each of
     FIELDS, `<field>_codes` of all objects and `<field>_values`, what they mean (`attributes_of` makes them);
     it calls `choose_fields` last in its constructor.
 
@@ -84,15 +84,19 @@ class ObjectDataset(PositionDataset):
                 f"{', '.join(self.vocabulary[name])}); train on scenes with it, or leave {name} out of --fields"
             )
 
-    def looks_of(self, i: int) -> dict[str, list[float]]:
-        """How large each object is in the picture, and how much of it is hidden (`igm.data.looks`), where all is known."""
+    def looks_of(self, i: int) -> dict[str, list]:
+        """How large each object is in the picture, how much of it is hidden (`igm.data.looks`), and where it is in 3-D.
+
+        Nothing for places alone, where the scene does not say all of it, and, in 3-D, for mirror images.
+        """
         row = self.row_of(i)
-        depths, heights, centres = (self.index[n][self.objects_of(row)] for n in ("depths", "heights", "pixel_coords"))
-        if not self.vocabulary or not np.isfinite(depths + heights).all():
+        depths, coords, centres = (self.index[n][self.objects_of(row)] for n in ("depths", "coords", "pixel_coords"))
+        if not self.vocabulary or not (np.isfinite(depths) & np.isfinite(coords).all(1)).all():
             return {}
-        sizes = diameters(heights, depths, self.size_of(i)[0])
+        sizes = diameters(coords[:, 2], depths, self.size_of(i)[0])
         hidden = hidden_shares(centres, sizes, depths)
-        return {"sizes_true": np.round(sizes, 2).tolist(), "hidden_true": np.round(hidden, 4).tolist()}
+        looks = {"sizes_true": np.round(sizes.astype(float), 2).tolist(), "hidden_true": np.round(hidden, 4).tolist()}
+        return looks if i >= len(self.files) else {**looks, "coords_true": np.round(coords.astype(float), 4).tolist()}
 
     def facts(self) -> dict[str, Any]:
         """Those of the positions, and the vocabulary where there is one."""

@@ -3,7 +3,8 @@
 All predictions of all images are ranked by their confidence. One is a hit if an object of its image that no earlier
 prediction has hit has all its attributes, and lies within a distance of it; the nearest such object is taken. The precision
 at each hit, made non-increasing in the recall, is summed over the steps of the recall (Locatello et al. 2020,
-arXiv 2006.15055, whose distances are those of 3-D coordinates; here they are of [0, 1] image coordinates).
+arXiv 2006.15055, whose distances are those of 3-D coordinates). Distances are of [0, 1] image coordinates, or of CLEVR's
+scenes for records `in_3d`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from igm.data.looks import HEIGHTS, lift
 from igm.matching import BORDER_TOLERANCE
 
 
@@ -50,3 +52,17 @@ def hit_of(record: Mapping[str, Any], i: int, free: set[int], most: float) -> in
     distances = {j: float(np.linalg.norm(here - record["conds_true"][j])) for j in same}
     near = {j: d for j, d in distances.items() if d <= most + BORDER_TOLERANCE}
     return min(near, key=near.__getitem__) if near else None
+
+
+def in_3d(record: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A record whose places are those in the scene: the true ones, and the predicted ones lifted (`igm.data.looks.lift`).
+
+    None where the true ones are not known, or a predicted size is none of CLEVR's.
+    """
+    sizes = [own.get("size") for own in record["objects_pred"]]
+    if not record.get("coords_true") or not HEIGHTS.keys() >= set(sizes):
+        return None
+    left, top, width, height = record.get("fit_box") or (0, 0, record["width"], record["height"])
+    points = np.array(record["conds_pred"]).reshape(-1, 2) * [width, height] + [left, top]
+    lifted = lift(points, np.array([HEIGHTS[size] for size in sizes]), record["width"], record["height"])
+    return {**record, "conds_pred": lifted.tolist(), "conds_true": record["coords_true"]}

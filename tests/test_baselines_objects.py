@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -201,3 +202,26 @@ def test_a_training_of_places_does_not_go_on_with_objects(run_main, arguments):
     assert code == 0, err
     code, _, err = run_main("train_clevr", *command, "--resume_from_checkpoint", "latest")
     check_refused(code, err.splitlines()[-1], "checkpoint-1")
+
+
+def test_several_splits_are_groups_and_a_training_takes_one(run_main, arguments, tmp_path):
+    """Trained on trainA, valA held out; valA and valB side by side in one evaluation."""
+    for split, seed in (("trainA", 1), ("valA", 2), ("valB", 3)):
+        write_scenes(tmp_path / "cogent", split, [3, 4, 5], seed=seed)
+    command = [*arguments("resnet50", max_train_steps=1), "--dataset_root", tmp_path / "cogent"]
+    code, out, err = run_main(
+        "train_clevr", *command, "--split", "trainA", "--train_batch_size", 2, "--held_out_images", 2
+    )
+    assert code == 0 and "no validation split" not in out and "show training images" not in out, err
+    common = ["--dataset_root", tmp_path / "cogent", "--method", "resnet", "--output_dir", tmp_path / "out"]
+    code, out, err = run_main("eval_clevr", *common, "--split", "valA", "valB", "--object_counts", "3-5")
+    assert code == 0 and "valA/3-5" in out and "valB/3-5" in out, err
+    folder = next((tmp_path / "out").rglob("eval-resnet"))
+    records = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    assert [(r["group"], Path(r["image_path"]).parent.name) for r in records] == [
+        (f"{split}/3-5", split) for split in ("valA", "valB") for _ in range(3)
+    ]
+    assert all(len(r["sizes_true"]) == len(r["hidden_true"]) == r["num_true"] for r in records)
+    assert (folder / "figures" / "scenes_valB_3-5.png").is_file()
+    code, _, err = run_main("train_clevr", *command, "--split", "trainB")
+    check_refused(code, err.splitlines()[-1], "CLEVR_trainB_scenes.json is missing", "valB")

@@ -8,10 +8,12 @@ import pytest
 from conftest import write_clevr
 
 from igm.data.clevr import Clevr
-from igm.data.looks import diameters, hidden_shares
+from igm.data.looks import HEIGHTS, diameters, hidden_shares, lift
 from igm.data.synthetic import clevr as generator
 from igm.data.synthetic import render
 from igm.figures.looks import SeenObject, attributes_by_look, curves_of, hidden_bins, size_bins
+from igm.precision import average_precision, in_3d
+from igm.tasks import find_task
 from igm.tasks.objects import seen_objects
 
 
@@ -71,6 +73,7 @@ def test_records_of_objects_hold_their_looks(tmp_path):
     looks = dataset.looks_of(0)
     assert looks["sizes_true"] == pytest.approx([2 * r for r in radii], abs=0.006)
     assert looks["hidden_true"] == [0, pytest.approx(lens(5, *radii) / (math.pi * radii[1] ** 2), abs=5e-3)]
+    assert looks.pop("coords_true") == [[0.1, 0.2, 0.7]] * 2  # what the file says
     assert Clevr(tmp_path, "val", (2, 2), fields=("all",), flip=True).looks_of(1) == looks
     assert Clevr(tmp_path, "val", (2, 2)).looks_of(0) == {}  # places alone
 
@@ -82,6 +85,49 @@ def test_looks_are_unknown_where_the_json_does_not_say(tmp_path, wrong):
     content["scenes"][0]["objects"][1] |= wrong
     file.write_text(json.dumps(content))
     assert Clevr(tmp_path, "val", (2, 2), fields=("all",)).looks_of(0) == {}
+
+
+# Places in the scene
+
+
+def still_scene(places, sizes):
+    """A scene of spheres, seen by the camera at its mean place."""
+    things = [
+        {"shape": "sphere", "size": size, "material": "rubber", "color": "red", "texture": "plain", "rotation": 0.0,
+         "3d_coords": [*place, HEIGHTS[size]], "extent": HEIGHTS[size], "rgb": [1, 0, 0]}
+        for place, size in zip(places, sizes, strict=True)
+    ]  # fmt: skip
+    return {"camera": list(generator.CAMERA), "lamps": [list(p) for p in render.LAMP_POSITION], "objects": things}
+
+
+@pytest.mark.parametrize(("width", "height"), [(480, 320), (320, 240)])
+def test_lifting_undoes_the_projection(width, height):
+    """Against the generator's own projection, which is checked against CLEVR's coordinates."""
+    places, sizes = [(0, 0), (2.5, -1), (-2, 2.8), (1, 3)], ["large", "small", "large", "small"]
+    batch = generator.make_batch([still_scene(places, sizes)], tan_y=render.TAN_X * height / width)
+    points = render.project(batch, batch.position, batch.image).T[:, :2].numpy() * [width, height]
+    heights = np.array([HEIGHTS[size] for size in sizes])
+    np.testing.assert_allclose(lift(points, heights, width, height)[:, :2], places, atol=1e-4)
+
+
+def test_precision_in_3d_by_hand():
+    """One object found 0.3 away in the scene, in the middle of a 3:2 picture, and one with a wrong colour."""
+    batch = generator.make_batch([still_scene([(0.3, 0.0), (2, 2)], ["large", "small"])])
+    points = render.project(batch, batch.position, batch.image).T[:, :2].tolist()
+    red, small = {"color": "red", "size": "large"}, {"color": "blue", "size": "small"}
+    record = {
+        "conds_pred": points, "objects_pred": [red, small], "num_pred": 2, "num_true": 2, "object_confidence": [0.9, 0.8],
+        "conds_true": [[0.5, 0.5], points[1]], "objects_true": [red, {**small, "color": "green"}],
+        "coords_true": [[0.0, 0.0, 0.7], [2.0, 2.0, 0.35]], "width": 480, "height": 320,
+    }  # fmt: skip
+    assert [average_precision([in_3d(record)], most) for most in (np.inf, 0.31, 0.29)] == [0.5, 0.5, 0]
+    padded = {**record, "width": 480, "height": 480, "fit_box": [0, 80, 480, 320]}  # the same part of a higher picture
+    np.testing.assert_allclose(in_3d(padded)["conds_pred"], in_3d(record)["conds_pred"], atol=1e-6)
+    metrics, _ = find_task("objects").score([record])
+    assert metrics["average_precision_3d"] == {"inf": 0.5, "1": 0.5, "0.5": 0.5, "0.25": 0, "0.125": 0}
+    for change in ({"coords_true": None}, {"objects_pred": [red, {**small, "size": "huge"}]}):
+        assert in_3d({**record, **change}) is None
+        assert "average_precision_3d" not in find_task("objects").score([{**record, **change}])[0]
 
 
 # The figure

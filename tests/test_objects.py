@@ -76,9 +76,9 @@ def form(network) -> ErrorForm:
     return ErrorForm(torch.tensor([1.0]), g + noise, H)
 
 
-def write_scenes(root, split, counts, **changes):
+def write_scenes(root, split, counts, seed=4, **changes):
     """CLEVR scenes whose objects differ in every attribute; `changes` to the first object of the first scene."""
-    file = write_clevr(root, split, counts, seed=4)
+    file = write_clevr(root, split, counts, seed=seed)
     found = json.loads(file.read_text())
     rng = np.random.default_rng(0)
     for thing in (thing for scene in found["scenes"] for thing in scene["objects"]):

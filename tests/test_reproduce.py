@@ -17,14 +17,26 @@ from safetensors.numpy import save_file
 from test_scripts import check_refused
 
 from igm import UserError
+from igm.data.synthetic.clevr import generate
+from igm.data.synthetic.layouts import COGENT
 from igm.evaluation.records import RecordWriter
 from igm.evaluation.summary import write_summary
 from igm.hub import NETWORK_DIR
 from igm.reproduction import plan, run
 from igm.reproduction.clevr import FULL_ROWS, IGM, MINI_ROWS
+from igm.reproduction.cogent import COGENT_ROWS
 from igm.reproduction.figure import draw_ablations, draw_scores
 from igm.reproduction.plan import describe_rows, in_hours
-from igm.reproduction.report import Line, as_latex, as_text, columns_of, count_parameters, measure, write_report
+from igm.reproduction.report import (
+    Line,
+    as_latex,
+    as_text,
+    attributes_of,
+    columns_of,
+    count_parameters,
+    measure,
+    write_report,
+)
 from igm.reproduction.rows import Place, Published, Row, Table, Training
 from igm.reproduction.run import Outcome, Refused, in_words, is_trained, launched, results_of, run_rows
 from igm.reproduction.tables import TABLES
@@ -349,6 +361,29 @@ def test_rows_have_names_of_their_own_and_a_reference(name, scale):
     assert len(set(names)) == len(names) and TABLES[name][scale].reference in names
 
 
+# Whole objects.
+
+
+def test_attributes_stand_beside_the_change_from_the_first_group():
+    """80 of condition A, 65 of B: the cell of B says -15; other rows, and tables that do not compare, say nothing."""
+    row, other = (Row(name=name, title=name, evaluation=("eval.py",)) for name in ("one", "other"))
+    lines = [
+        Line(row, "valA/3-5", score=90.0, low=80.0, high=95.0, attributes={"shape": 80.0, "all attributes": 60.0}),
+        Line(row, "valB/3-5", score=90.0, low=80.0, high=95.0, attributes={"shape": 65.0, "all attributes": 61.0}),
+        Line(other, "valA/3-5", score=90.0, low=80.0, high=95.0, attributes={"shape": 10.0}),
+        Line(other, "valB/3-5"),
+    ]
+    cells = dict(columns_of(lines, table_of(row, other, compares_groups=True)))
+    assert cells["Shape"] == ["80.0 %", "65.0 % (-15.0)", "10.0 %", ""]
+    assert cells["All attributes"] == ["60.0 %", "61.0 % (+1.0)", "", ""]
+    assert dict(columns_of(lines, table_of(row, other)))["Shape"][1] == "65.0 %"
+
+
+def test_shares_of_attributes_are_those_of_the_summary():
+    metrics = {"attribute_accuracy": {"shape": 0.5, "color": None}, "object_accuracy": 0.25}
+    assert attributes_of(metrics) == {"shape": 50.0, "all attributes": 25.0} and attributes_of({}) == {}
+
+
 # The script.
 
 
@@ -371,6 +406,7 @@ def reproduce(monkeypatch, run_main):
         (["clevr", "--scale", "mini", "--dataset_root", "x", "--only", "slots"], ["--only slots", "slot_attention"]),
         (["clevrtex", "--scale", "mini", "--dataset_root", "tests", "--only", "gc"], ["--train_root is missing"]),
         (["clevr", "--scale", "large", "--dataset_root", "x"], ["--scale", "mini"]),
+        (["cogent", "--scale", "full", "--dataset_root", "x"], ["--scale full: cogent has mini"]),
         (["animals", "--scale", "mini", "--num_images", "0"], ["--num_images"]),
     ],
 )
@@ -384,6 +420,34 @@ def test_another_folder_than_the_projects_is_said(reproduce, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     code, _, err = reproduce("clevr", "--scale", "mini", "--dataset_root", tmp_path)
     check_refused(code, err, "start the command in the project's own")
+
+
+@pytest.mark.slow
+def test_cogent_from_pictures_to_its_table(reproduce, tmp_path, monkeypatch):
+    """Two steps of a tiny ResNet on condition A, asked on both, by the real commands on rendered scenes."""
+    for split, condition in (("trainA", "A"), ("valA", "A"), ("valB", "B")):
+        generate(tmp_path / "cogent", split, 40, (3, 4), resolution=(48, 32), palettes=COGENT[condition])
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({**NETWORK_CONFIGS["resnet"], "_class_name": "PositionResNet"}))
+    small = ("--unet_config", str(config), "--resolution", "16", "--train_batch_size", "2")
+    rows = tuple(
+        dataclasses.replace(
+            row,
+            training=dataclasses.replace(row.training, options=(*row.training.options, *small), steps=2),
+            evaluation=(*row.evaluation, "--no_figures"),
+        )
+        for row in COGENT_ROWS
+        if row.name == "resnet50"
+    )
+    table = dataclasses.replace(TABLES["cogent"]["mini"], rows=rows, reference="resnet50")
+    monkeypatch.setitem(TABLES["cogent"], "mini", table)
+    words = ["cogent", "--scale", "mini", "--dataset_root", tmp_path / "cogent", "--output_dir", tmp_path / "out"]
+    code, out, err = reproduce(*words)
+    assert code == 0, err
+    text = (tmp_path / "out" / "cogent-mini" / "report" / "table.md").read_text()
+    assert "valA/3-5" in text and "valB/3-5" in text and "| ResNet (small) |" in text
+    with (tmp_path / "out" / "cogent-mini" / "report" / "table.csv").open() as file:
+        assert {"row", "group", "score"} <= set(csv.DictReader(file).fieldnames)
 
 
 @pytest.mark.slow

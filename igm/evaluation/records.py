@@ -21,6 +21,7 @@ and, where the dataset knows the picture,
                        [0, 1] coordinates positions are in; absent where that is the whole picture
     sizes_true, hidden_true  of each true object, its diameter in pixels of the picture and the share of it that others
                        hide (`igm.data.looks`)
+    coords_true        of each true object, its place (x, y, z) in the scene
 
 Further keys are kept; names of attributes and classes are `concept_names`. `python -m igm.evaluation.export DIR` writes
 records in the formats of other programs. `python -m igm.evaluation.summary DIR` scores a results folder again and prints
