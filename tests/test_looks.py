@@ -150,6 +150,24 @@ def test_seen_objects_are_the_true_ones_with_what_was_read():
     assert seen_objects({**record, "sizes_true": None}) == []
 
 
+@pytest.mark.parametrize(
+    ("numbers", "names"),
+    [
+        ((5, 15, 15, 15, 15), ["0", "<=10", "10-25", "25-50", "50-100"]),
+        ((5, 14, 15, 15, 15), ["0", "<=25", "25-50", "50-100"]),  # the least hidden join their neighbours
+        ((0, 15, 15, 2, 13), ["<=10", "10-25", "25-100"]),  # and the most hidden theirs
+        ((9, 1, 2, 3, 4), ["0", "<=100"]),
+        ((9, 0, 0, 0, 0), ["0"]),
+    ],
+)
+def test_few_hidden_objects_share_a_bin(numbers, names):
+    hidden = (0.0, 0.1, 0.2, 0.5, 0.8)  # right ends belong to their bins
+    objects = [SeenObject(9.0, h, None) for h, number in zip(hidden, numbers, strict=True) for _ in range(number)]
+    bins = hidden_bins(objects)
+    assert [name.replace("\N{EN DASH}", "-").replace("\N{LESS-THAN OR EQUAL TO}", "<=") for name in bins] == names
+    assert sorted(one.hidden for own in bins.values() for one in own) == sorted(one.hidden for one in objects)
+
+
 def test_bins_and_shares_by_hand(tmp_path):
     """40 objects: two bins of 20 sizes; the small ones' colour is right in 10 of 16 found, the large ones' in 20 of 20."""
     small = [SeenObject(5 + i / 100, 0.0, {"color": i < 10}) for i in range(16)] + [SeenObject(6, 0.1, None)] * 4
@@ -160,10 +178,13 @@ def test_bins_and_shares_by_hand(tmp_path):
     np.testing.assert_allclose(curves["color"].share, [62.5, 100])
     np.testing.assert_allclose(curves["found"].share, [80, 100])
     assert (curves["color"].low < curves["color"].share).all() and curves["color"].high[1] == 100
-    assert [len(own) for own in hidden_bins([*small, *large])] == [16, 4, 15, 0, 5]
+    assert [(name, len(own)) for name, own in hidden_bins([*small, *large]).items()] == [
+        ("0", 16),
+        ("\N{LESS-THAN OR EQUAL TO}100", 24),
+    ]
     figure = attributes_by_look([*small, *large], tmp_path / "looks.png")
     labels = [text.get_text() for text in figure.axes[1].get_xticklabels()]
-    assert labels[0] == "0\n(16)" and labels[-1] == "50\N{EN DASH}100\n(5)"
+    assert labels == ["0\n(16)", "\N{LESS-THAN OR EQUAL TO}100\n(24)"]
     assert (tmp_path / "looks.png").stat().st_size > 1000
     with pytest.raises(ValueError, match="no object was found"):
         attributes_by_look([SeenObject(6, 0.1, None)], tmp_path / "none.png")

@@ -1,5 +1,6 @@
 """How right the attributes of objects are, against the objects' size in the picture and against what is hidden of them."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,9 @@ from igm.figures.style import COLOURS, DPI, GREY, STYLE, open_frame, save_figure
 from igm.statistics import wilson_interval
 
 SIZE_BINS = 6  # at most, of equal numbers of objects
-FEWEST = 15  # objects of a bin of sizes
-HIDDEN_EDGES = (0.0, 0.1, 0.25, 0.5, 1.0)  # right ends of the bins of what is hidden
-FOUND = "found"
+FEWEST = 15  # objects of a bin
+HIDDEN_EDGES = (0.0, 0.1, 0.25, 0.5, 1.0)  # of the bins of what is hidden
+FOUND, AT_MOST, DASH = "found", "\N{LESS-THAN OR EQUAL TO}", "\N{EN DASH}"
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,24 @@ def size_bins(objects: Sequence[SeenObject]) -> list[list[SeenObject]]:
     return [[ordered[i] for i in part] for part in np.array_split(np.arange(len(ordered)), number)]
 
 
-def hidden_bins(objects: Sequence[SeenObject]) -> list[list[SeenObject]]:
-    """Objects by what is hidden of them: nothing, up to a tenth, a quarter, a half, and more."""
-    places = np.searchsorted(HIDDEN_EDGES, [one.hidden for one in objects])
-    return [[one for one, own in zip(objects, places, strict=True) if own == b] for b in range(len(HIDDEN_EDGES))]
+def hidden_bins(objects: Sequence[SeenObject]) -> dict[str, list[SeenObject]]:
+    """Objects by the % that is hidden of them: 0, up to 10, 25, 50, 100; neighbours of fewer than 15 hidden ones are one.
+
+    Empty where there is none at all; what is not hidden at all has a bin of its own, however small.
+    """
+    edges, bins = [HIDDEN_EDGES[-1]], [[]]  # type: list[float], list[list[SeenObject]]
+    for low, high in reversed(list(itertools.pairwise(HIDDEN_EDGES))):
+        bins[0] = [one for one in objects if low < one.hidden <= high] + bins[0]
+        edges.insert(0, low)
+        if len(bins[0]) >= FEWEST and low:
+            bins.insert(0, [])
+        elif low:
+            del edges[0]
+    if len(bins) > 1 and len(bins[0]) < FEWEST:  # the least hidden ones are too few
+        bins[:2], edges[:2] = [bins[0] + bins[1]], edges[:1]
+    names = [f"{f'{100 * low:g}{DASH}' if low else AT_MOST}{100 * high:g}" for low, high in itertools.pairwise(edges)]
+    named = {"0": [one for one in objects if not one.hidden], **dict(zip(names, bins, strict=True))}
+    return {name: own for name, own in named.items() if own}
 
 
 def curves_of(bins: Sequence[Sequence[SeenObject]], x: Sequence[float]) -> dict[str, Curve]:
@@ -86,11 +101,9 @@ def attributes_by_look(objects: Sequence[SeenObject], path: str | Path) -> Figur
     left, right = figure.subplots(1, 2, sharey=True)
     sizes, hidden = size_bins(objects), hidden_bins(objects)
     draw_curves(left, curves_of(sizes, [float(np.mean([one.size for one in own])) for own in sizes]), spread=0.25)
-    draw_curves(right, curves_of(hidden, range(len(hidden))), spread=0.04)
+    draw_curves(right, curves_of(list(hidden.values()), range(len(hidden))), spread=0.06)
     left.set(xlabel="diameter of the object in pixels", ylabel="right, %")
-    ends = [f"{100 * edge:g}" for edge in HIDDEN_EDGES]
-    names = [ends[0], *(f"{low}\N{EN DASH}{high}" for low, high in zip(ends, ends[1:], strict=False))]
-    counts = [f"{name}\n({len(own):,})" for name, own in zip(names, hidden, strict=True)]
+    counts = [f"{name}\n({len(own):,})" for name, own in hidden.items()]
     right.set_xticks(range(len(counts)), counts)
     right.set(xlabel="hidden, % of the object (objects)", xlim=(-0.4, len(counts) - 0.6))
     handles, labels = left.get_legend_handles_labels()
@@ -107,7 +120,7 @@ def draw_curves(axes: Axes, curves: dict[str, Curve], spread: float) -> None:
         bars = np.stack([own.share - own.low, own.high - own.share]).clip(min=0)
         axes.errorbar(
             x, own.share, yerr=bars, color=colour, linestyle=dashes, label=name, marker="o", markersize=2.6,
-            linewidth=1.1, elinewidth=0.7, capsize=0,
+            linewidth=1.1, elinewidth=0.6, capsize=0,
         )  # fmt: skip
     axes.grid(axis="y", color="#E6E6E6", linewidth=0.5)
     axes.set_axisbelow(True)
