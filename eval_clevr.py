@@ -23,9 +23,7 @@ SAMPLE_IMAGES = 8  # per group, of the embedded default
 class SceneSettings(PointLabels, OwnPictures):
     """Which scenes, or pictures of one's own, are inferred."""
 
-    split: tuple[str, ...] = setting(
-        ("val",), "any with a scenes file: val, new, ...; several: groups of each", nargs="+"
-    )
+    split: tuple[str, ...] = setting(("val",), "with a scenes file: val, new, ...; several: groups of each", nargs="+")
     object_counts: tuple | None = setting(None, "a group each (default: 3-5 6-8)", kind=int_range, nargs="+")
     places_only: bool = setting(False, "the data say no attributes, though the checkpoint knows them")
     num_objects: int | None = setting(None, "known number of objects in each of --images", kind=positive)

@@ -262,11 +262,11 @@ def make_index(names: Sequence[str], objects: Sequence[list[dict[str, Any]]]) ->
     """The arrays of `load_index`, of images' names and their sound objects."""
     files = np.array(names, dtype=str)
     counts = np.array([len(own) for own in objects], dtype=np.int64)
-    coords = [thing["pixel_coords"][:2] for own in objects for thing in own]
-    pixel_coords = np.array(coords, dtype=np.float32).reshape(len(coords), 2)
+    things = [thing for own in objects for thing in own]
+    centres = [thing["pixel_coords"][:2] for thing in things]
+    pixel_coords = np.array(centres, dtype=np.float32).reshape(len(things), 2)
     starts = np.cumsum(counts) - counts
     named = {"files": files, "counts": counts, "starts": starts, "pixel_coords": pixel_coords}
-    things = [thing for own in objects for thing in own]
     triples = {key: [triple_of(thing.get(key)) for thing in things] for key in ("pixel_coords", "3d_coords")}
     pixels, coords = (np.array(own, dtype=np.float32).reshape(len(things), 3) for own in triples.values())
     return named | {"depths": pixels[:, 2], "coords": coords} | attributes_of(things)
