@@ -110,24 +110,41 @@ def test_lifting_undoes_the_projection(width, height):
     np.testing.assert_allclose(lift(points, heights, width, height)[:, :2], places, atol=1e-4)
 
 
-def test_precision_in_3d_by_hand():
-    """One object found 0.3 away in the scene, in the middle of a 3:2 picture, and one with a wrong colour."""
-    batch = generator.make_batch([still_scene([(0.3, 0.0), (2, 2)], ["large", "small"])])
-    points = render.project(batch, batch.position, batch.image).T[:, :2].tolist()
+@pytest.fixture
+def record():
+    """Two objects in a 3:2 picture; the first is 0.3 from its place in the scene, the second's colour is wrong."""
+    batch = generator.make_batch([still_scene([(0.3, 0.0), (2, 2), (0, 0)], ["large", "small", "large"])])
+    first, second, true = render.project(batch, batch.position, batch.image).T[:, :2].tolist()
     red, small = {"color": "red", "size": "large"}, {"color": "blue", "size": "small"}
-    record = {
-        "conds_pred": points, "objects_pred": [red, small], "num_pred": 2, "num_true": 2, "object_confidence": [0.9, 0.8],
-        "conds_true": [[0.5, 0.5], points[1]], "objects_true": [red, {**small, "color": "green"}],
+    return {
+        "conds_pred": [first, second], "objects_pred": [red, small], "num_pred": 2, "num_true": 2,
+        "object_confidence": [0.9, 0.8], "conds_true": [true, second], "objects_true": [red, {**small, "color": "green"}],
         "coords_true": [[0.0, 0.0, 0.7], [2.0, 2.0, 0.35]], "width": 480, "height": 320,
     }  # fmt: skip
-    assert [average_precision([in_3d(record)], most) for most in (np.inf, 0.31, 0.29)] == [0.5, 0.5, 0]
-    padded = {**record, "width": 480, "height": 480, "fit_box": [0, 80, 480, 320]}  # the same part of a higher picture
-    np.testing.assert_allclose(in_3d(padded)["conds_pred"], in_3d(record)["conds_pred"], atol=1e-6)
+
+
+def test_precision_in_3d_by_hand(record):
+    lifted = in_3d([record])
+    np.testing.assert_allclose(lifted[0]["conds_pred"], [[0.3, 0, 0.7], [2, 2, 0.35]], atol=1e-4)
+    assert [average_precision(lifted, most) for most in (np.inf, 0.31, 0.29)] == [0.5, 0.5, 0]
     metrics, _ = find_task("objects").score([record])
     assert metrics["average_precision_3d"] == {"inf": 0.5, "1": 0.5, "0.5": 0.5, "0.25": 0, "0.125": 0}
-    for change in ({"coords_true": None}, {"objects_pred": [red, {**small, "size": "huge"}]}):
-        assert in_3d({**record, **change}) is None
-        assert "average_precision_3d" not in find_task("objects").score([{**record, **change}])[0]
+    higher = {**record, "width": 480, "height": 480, "fit_box": [0, 80, 480, 320]}  # the same part of a higher picture
+    np.testing.assert_allclose(in_3d([higher])[0]["conds_pred"], lifted[0]["conds_pred"], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"coords_true": None},
+        {"objects_pred": [{"color": "red", "size": "huge"}] * 2},
+        {"width": 320},  # squeezed: not as CLEVR's camera sees it
+        {"coords_true": [[0.0, 0.0, 0.9], [2.9, 2.0, 0.4]]},  # another generator's heights and places
+    ],
+)
+def test_no_precision_in_3d_where_the_camera_or_a_place_is_not_known(record, change):
+    assert in_3d([{**record, **change}]) is None
+    assert "average_precision_3d" not in find_task("objects").score([{**record, **change}])[0]
 
 
 # The figure

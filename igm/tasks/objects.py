@@ -124,8 +124,8 @@ def object_metrics(records: Sequence[Mapping[str, Any]]) -> Scores:
     metrics["scene_accuracy"] = ratio(complete, np.ones(len(records)))
     ci95["scene_accuracy"] = share_interval(complete, np.ones(len(records)))
     metrics["average_precision"] = {name: average_precision(records, most) for name, most in DISTANCES.items()}
-    lifted = [own for own in map(in_3d, records) if own is not None]
-    if len(lifted) == len(records):
+    lifted = in_3d(records)
+    if lifted is not None:
         metrics["average_precision_3d"] = {
             name: average_precision(lifted, most) for name, most in SCENE_DISTANCES.items()
         }
