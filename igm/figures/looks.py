@@ -49,23 +49,25 @@ def size_bins(objects: Sequence[SeenObject]) -> list[list[SeenObject]]:
 
 
 def hidden_bins(objects: Sequence[SeenObject]) -> dict[str, list[SeenObject]]:
-    """Objects by the % that is hidden of them: 0, up to 10, 25, 50, 100; neighbours of fewer than 15 hidden ones are one.
+    """Objects by the % that is hidden of them: 0, up to 10, 25, 50, 100; bins of fewer than 15 join a neighbour.
 
-    Empty where there is none at all; what is not hidden at all has a bin of its own, however small.
+    What is not hidden at all has a bin of its own, however small. Empty bins are left out.
     """
-    edges, bins = [HIDDEN_EDGES[-1]], [[]]  # type: list[float], list[list[SeenObject]]
-    for low, high in reversed(list(itertools.pairwise(HIDDEN_EDGES))):
-        bins[0] = [one for one in objects if low < one.hidden <= high] + bins[0]
-        edges.insert(0, low)
-        if len(bins[0]) >= FEWEST and low:
-            bins.insert(0, [])
-        elif low:
-            del edges[0]
-    if len(bins) > 1 and len(bins[0]) < FEWEST:  # the least hidden ones are too few
-        bins[:2], edges[:2] = [bins[0] + bins[1]], edges[:1]
-    names = [f"{f'{100 * low:g}{DASH}' if low else AT_MOST}{100 * high:g}" for low, high in itertools.pairwise(edges)]
-    named = {"0": [one for one in objects if not one.hidden], **dict(zip(names, bins, strict=True))}
-    return {name: own for name, own in named.items() if own}
+    edges = [HIDDEN_EDGES[-1]]  # falling
+    for low in reversed(HIDDEN_EDGES[1:-1]):
+        if len(between(objects, low, edges[-1])) >= FEWEST:
+            edges.append(low)
+    if len(edges) > 1 and len(between(objects, 0, edges[-1])) < FEWEST:
+        edges.pop()
+    bins = {"0": [one for one in objects if not one.hidden]}
+    for low, high in itertools.pairwise([0.0, *reversed(edges)]):
+        bins[f"{f'{100 * low:g}{DASH}' if low else AT_MOST}{100 * high:g}"] = between(objects, low, high)
+    return {name: own for name, own in bins.items() if own}
+
+
+def between(objects: Sequence[SeenObject], low: float, high: float) -> list[SeenObject]:
+    """The objects of which more than `low` and at most `high` is hidden."""
+    return [one for one in objects if low < one.hidden <= high]
 
 
 def curves_of(bins: Sequence[Sequence[SeenObject]], x: Sequence[float]) -> dict[str, Curve]:
