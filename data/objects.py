@@ -93,7 +93,9 @@ class ObjectDataset(PositionDataset):
         depths, coords, centres = (self.index[n][self.objects_of(row)] for n in ("depths", "coords", "pixel_coords"))
         if not self.vocabulary or not (np.isfinite(depths) & np.isfinite(coords).all(1)).all():
             return {}
-        sizes = diameters(coords[:, 2].astype(float), depths.astype(float), self.size_of(i)[0])
+        shapes = ["", *self.index["shape_values"].tolist()]
+        shapes = [shapes[code + 1] for code in self.index["shape_codes"][self.objects_of(row)]]
+        sizes = diameters(coords[:, 2].astype(float), depths.astype(float), shapes, self.size_of(i)[0])
         hidden = hidden_shares(centres, sizes, depths)
         looks = {"sizes_true": np.round(sizes, 2).tolist(), "hidden_true": np.round(hidden, 4).tolist()}
         return looks if i >= len(self.files) else {**looks, "coords_true": np.round(coords.astype(float), 4).tolist()}

@@ -52,16 +52,50 @@ def test_what_two_hide_is_their_union():
     assert same[1] == 1.0 and same[0] == 0 and inside < half  # the second of two at one place is hidden
 
 
-def test_sizes_are_those_of_rendered_spheres():
-    """A sphere in the middle of the view, at half the camera's distance too: as many pixels across as it is drawn."""
-    thing = {"shape": "sphere", "size": "large", "material": "rubber", "color": "red", "texture": "plain"}
-    thing |= {"3d_coords": [0.0, 0.0, 0.0], "rotation": 0.0, "extent": 0.7, "rgb": [1, 0, 0]}
+def still_scene(places, sizes):
+    """A scene of spheres, seen by the camera at its mean place."""
+    things = [
+        {"shape": "sphere", "size": size, "material": "rubber", "color": "red", "texture": "plain", "rotation": 0.0,
+         "3d_coords": [*place, HEIGHTS[size]], "extent": HEIGHTS[size], "rgb": [1, 0, 0]}
+        for place, size in zip(places, sizes, strict=True)
+    ]  # fmt: skip
+    return {"camera": list(generator.CAMERA), "lamps": [list(p) for p in render.LAMP_POSITION], "objects": things}
+
+
+@pytest.mark.parametrize("shape", ["sphere", "cylinder", "cube"])
+def test_sizes_are_those_of_rendered_outlines(shape):
+    """At the middle of the view and at two distances, turned in eight ways: discs of the outlines' mean area."""
     for scale in (1.0, 0.6):
         camera = [scale * c for c in generator.CAMERA]
-        scene = {"camera": camera, "lamps": [list(p) for p in render.LAMP_POSITION], "objects": [thing]}
-        seen = render.id_buffer(generator.make_batch([scene]), 384, 256)[0] == 0
-        expected = diameters(np.array([0.7]), np.array([math.hypot(*camera)]), 384)[0]
-        assert int(seen.any(0).sum()) == pytest.approx(expected, rel=0.03)
+        things = [
+            still_scene([(0, 0)], ["large"])["objects"][0] | {"shape": shape, "rotation": turn / 5} for turn in range(8)
+        ]
+        scenes = [{**still_scene([], []), "camera": camera, "objects": [thing]} for thing in things]
+        batch = generator.make_batch(scenes)
+        outlines = (render.id_buffer(batch, 384, 256) == 0).sum((1, 2)).float().mean()
+        depth = render.project(batch, batch.position, batch.image)[2, :1].numpy()
+        size = diameters(np.array([0.7]), depth, [shape], 384)[0]
+        assert size == pytest.approx(2 * math.sqrt(float(outlines) / math.pi), rel=0.035)
+
+
+def test_hidden_shares_are_near_to_those_of_rendered_scenes():
+    """What the renderer shows of an object among others, against what it shows of it alone."""
+    scenes = generator.sample_scenes(range(12), "looks", (7, 9), resolution=(96, 64), seed=2)
+    really, estimated = [], []
+    for scene in scenes:
+        batch = generator.make_batch([scene])
+        seen = render.id_buffer(batch, 192, 128)[0]
+        points = render.project(batch, batch.position, batch.image).T.numpy()
+        shapes = [thing["shape"] for thing in scene["objects"]]
+        sizes = diameters(batch.position[2].numpy(), points[:, 2], shapes, 192)
+        estimated += hidden_shares(points[:, :2] * [192, 128], sizes, points[:, 2]).tolist()
+        alone = render.id_buffer(
+            generator.make_batch([{**scene, "objects": [own]} for own in scene["objects"]]), 192, 128
+        )
+        whole = (alone == 0).sum((1, 2))
+        really += [1 - int((seen == k).sum()) / int(whole[k]) for k in range(len(whole))]
+    apart = np.abs(np.array(really) - estimated)
+    assert np.max(really) > 0.3 and apart.mean() < 0.02 and np.corrcoef(really, estimated)[0, 1] > 0.9
 
 
 def test_records_of_objects_hold_their_looks(tmp_path):
@@ -88,16 +122,6 @@ def test_looks_are_unknown_where_the_json_does_not_say(tmp_path, wrong):
 
 
 # Places in the scene
-
-
-def still_scene(places, sizes):
-    """A scene of spheres, seen by the camera at its mean place."""
-    things = [
-        {"shape": "sphere", "size": size, "material": "rubber", "color": "red", "texture": "plain", "rotation": 0.0,
-         "3d_coords": [*place, HEIGHTS[size]], "extent": HEIGHTS[size], "rgb": [1, 0, 0]}
-        for place, size in zip(places, sizes, strict=True)
-    ]  # fmt: skip
-    return {"camera": list(generator.CAMERA), "lamps": [list(p) for p in render.LAMP_POSITION], "objects": things}
 
 
 @pytest.mark.parametrize(("width", "height"), [(480, 320), (320, 240)])
