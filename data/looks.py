@@ -6,11 +6,11 @@ radius, in pixels,
     r = s * 35 / 32 * width * h / depth,
 
 where h is the z of `3d_coords`, half the height of what stands on the ground, depth the third of `pixel_coords`, 35 / 32
-the focal length of CLEVR's camera in widths of the picture, and s 1 for spheres, 1.25 for cylinders and 1.39 for cubes, whose
-outlines are so much larger than a sphere's. So the size is the diameter 2 r, and what is hidden of an object is the share of
-its disc that discs of objects nearer to the camera cover. Of 1,126 rendered objects in scenes of 6 to 9 the share that was
-really hidden differed from that by 0.012 on average (0.04 where anything was hidden; correlation 0.96). Pixels are taken to
-be square, as CLEVR's are.
+the focal length of CLEVR's camera in widths of the picture, and s 1 for spheres, 1.25 for cylinders and 1.39 for cubes,
+whose outlines are so much larger than a sphere's. So the size is the diameter 2 r, and what is hidden of an object is the
+share of its disc that discs of objects nearer to the camera cover. Of 1,126 rendered objects in scenes of 6 to 9 the share
+that was really hidden differed from that by 0.012 on average (0.04 where anything was hidden; correlation 0.96). Pixels are
+taken to be square, as CLEVR's are.
 
 `lift` goes the other way: it says where in the scene an object of a known height is that stands on the ground. CLEVR moves
 its camera by up to 0.5 along each axis from scene to scene, and the JSON does not say whither; the mean camera is taken.
