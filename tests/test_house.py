@@ -14,7 +14,7 @@ from conftest import ROOT
 DEMO = {
     "positions": (
         "eval_clevr",
-        ["--checkpoint", "clevr-mini", "--count", "infer", "--num_images", 1],
+        ["--checkpoint", "clevr-mini", "--num_views", 1, "--count", "infer", "--num_images", 1],
         "clevr/eval-pursuit-count",
     ),
     "attributes": ("eval_celeba", ["--num_images", 2, "--num_draws", 20], "celeba/eval-discrete"),

@@ -185,7 +185,7 @@ def test_spoilt_scenes(scenes_root, tmp_path, examples):
 @effort
 def test_sound_scenes(tmp_path, examples):
     point = st.tuples(st.floats(0, 60, width=32), st.floats(0, 40, width=32), st.floats(1, 20))
-    scenes = st.lists(st.lists(point, min_size=1, max_size=9), min_size=1, max_size=3)
+    scenes = st.lists(st.lists(point, min_size=1, max_size=9, unique=True), min_size=1, max_size=3)
 
     def check(coords, encoding, slashes):
         root = tmp_path / "data"
