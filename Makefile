@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test slow lint format install clean
+.PHONY: demo test slow lint format docs install clean
 
 demo: $(STAMP)
 	$(BIN)/python eval_clevr.py --count infer
@@ -25,6 +25,12 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The site, in site/: a warning, a broken link or anchor, or a page that loads something from elsewhere, is an error.
+docs: $(STAMP)
+	rm -rf site
+	$(BIN)/python -m sphinx -E -W --keep-going -q -b html -c docs/sphinx -d build/doctrees . site
+	$(BIN)/python docs/sphinx/check_site.py site
+
 install: $(STAMP)
 
 $(STAMP): requirements.lock pyproject.toml
@@ -35,4 +41,4 @@ $(STAMP): requirements.lock pyproject.toml
 	touch $(STAMP)
 
 clean:
-	rm -rf .venv outputs
+	rm -rf .venv outputs site

@@ -57,7 +57,8 @@ class PictureModel:
     """A trained model that understands pictures; see `load_model`.
 
     Attributes:
-        task, method: names of what a concept is, and of how it is sought.
+        task: name of what a concept is.
+        method: name of how it is sought.
         asks: the kinds of concepts that pictures can be asked for (`igm.generation.KINDS`).
     """
 
