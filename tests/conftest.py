@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -85,6 +86,11 @@ def own_state(tmp_path, monkeypatch):
     """Every test has a cache folder of its own, and starts without the process state of an earlier Accelerator."""
     monkeypatch.setenv("IGM_CACHE", str(tmp_path / "igm-cache"))
     yield
+    forget_processes()
+
+
+def forget_processes() -> None:
+    """Take back what an Accelerator has told this process of itself."""
     if "accelerate" in sys.modules:
         from accelerate.state import AcceleratorState, GradientState
 
@@ -204,6 +210,27 @@ def write_celeba(root, rows, *, layout="original", names=None, partition=True, s
     return path
 
 
+def write_own_labels(root, num_images, *, num_objects=(3, 5), size=(64, 64), suffix=".png", seed=0) -> list[list]:
+    """Pictures of the project's own generator of scenes as people keep them, IMG_0 and so on, and a `metadata.jsonl`.
+
+    Returns:
+        the centres (x, y) in pixels of each picture's objects.
+    """
+    from igm.data.synthetic.clevr import generate
+
+    root = Path(root)
+    scenes = json.loads(generate(root / "made", "val", num_images, num_objects, resolution=size, seed=seed).read_text())
+    rows = []
+    for number, scene in enumerate(scenes["scenes"]):
+        with Image.open(root / "made" / "images" / "val" / scene["image_filename"]) as picture:
+            picture.convert("RGB").save(root / f"IMG_{number}{suffix}")
+        points = [own["pixel_coords"][:2] for own in scene["objects"]]
+        rows.append({"file_name": f"IMG_{number}{suffix}", "points": points})
+    shutil.rmtree(root / "made")
+    (root / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return [row["points"] for row in rows]
+
+
 FACES = [{"Black_Hair"}, {"Smiling"}, {"Eyeglasses", "Black_Hair"}, set()]
 CELEBA_ROWS = [(0, holds) for holds in FACES * 2] + [(2, holds | male) for holds in FACES for male in (set(), {"Male"})]
 
@@ -250,25 +277,27 @@ def tiny_unet_config(tiny_configs):
     return tiny_configs["unet"]
 
 
-@pytest.fixture
-def make_denoiser():
-    """A function (kind, prediction_type, codec, seed) -> tiny Denoiser in eval mode; kinds: those of NETWORK_CONFIGS."""
+def tiny_model(kind="unet", prediction_type="epsilon", codec=None, seed=0, **facts):
+    """A tiny Denoiser in eval mode; kinds: those of NETWORK_CONFIGS."""
     from diffusers import DDPMScheduler
 
     from igm.facts import Facts
     from igm.models.denoiser import Denoiser
     from igm.models.unet import HeadBlock, build_network
 
-    def make(kind="unet", prediction_type="epsilon", codec=None, seed=0, **facts):
-        torch.manual_seed(seed)
-        network = build_network(NETWORK_CONFIGS[kind])
-        for module in network.modules():
-            if isinstance(module, HeadBlock):  # starts as the identity; a test needs it to do something
-                torch.nn.init.normal_(module.conv2.weight, std=0.1)
-        scheduler = DDPMScheduler.from_config({**SCHEDULER, "prediction_type": prediction_type})
-        return Denoiser(network, scheduler, codec, Facts(**facts)).eval().requires_grad_(False)
+    torch.manual_seed(seed)
+    network = build_network(NETWORK_CONFIGS[kind])
+    for module in network.modules():
+        if isinstance(module, HeadBlock):  # starts as the identity; a test needs it to do something
+            torch.nn.init.normal_(module.conv2.weight, std=0.1)
+    scheduler = DDPMScheduler.from_config({**SCHEDULER, "prediction_type": prediction_type})
+    return Denoiser(network, scheduler, codec, Facts(**facts)).eval().requires_grad_(False)
 
-    return make
+
+@pytest.fixture
+def make_denoiser():
+    """`tiny_model`."""
+    return tiny_model
 
 
 @pytest.fixture(params=["unet", "unet-v_prediction", "position_unet"])

@@ -1,12 +1,13 @@
-"""README, docs and model cards say what is so: links lead somewhere, commands have the options that are shown."""
+"""README, docs, cards and the notebook say what is so: links lead somewhere, commands are parsed by their own parsers."""
 
+import argparse
 import importlib
+import json
 import re
 import runpy
 import shlex
 import sys
 import tomllib
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import yaml
 from conftest import ROOT
 
 import igm
+from igm import UserError
 from igm.models.unet import read_config
 
 CARDS = sorted((ROOT / "models" / "pretrained").glob("*/README.md"))
@@ -31,8 +33,16 @@ def test_readme_is_one_page():
     assert len((ROOT / "README.md").read_bytes()) <= 10_240
 
 
+def text_of(page: Path) -> str:
+    """A page's Markdown; of a notebook that of its cells of text."""
+    if page.suffix != ".ipynb":
+        return page.read_text()
+    cells = json.loads(page.read_text())["cells"]
+    return "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+
+
 def text_without_code(page: Path) -> str:
-    return re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    return re.sub(r"^```.*?^```", "", text_of(page), flags=re.DOTALL | re.MULTILINE)
 
 
 def anchors_of(page: Path) -> set[str]:
@@ -41,7 +51,7 @@ def anchors_of(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "examples/quickstart.ipynb"])
 def test_links_lead_somewhere(name):
     page = ROOT / name
     for target in re.findall(r"\]\(([^)\s]+)\)", text_without_code(page)):
@@ -51,6 +61,16 @@ def test_links_lead_somewhere(name):
         place = (page.parent / path).resolve() if path else page
         assert place.exists() and place.is_relative_to(ROOT), f"{name}: {target}"
         assert not anchor or anchor in anchors_of(place), f"{name}: {target}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_tables_are_whole(name):
+    """A row after an empty line is no row, and a sentence right after a table is one."""
+    for block in re.split(r"\n\s*\n", text_without_code(ROOT / name)):
+        rows = [line.startswith("|") for line in block.strip().splitlines()]
+        if any(rows):
+            assert all(rows), f"{name}: {block[:80]}"
+            assert re.fullmatch(r"\|( :?-+:? \|)+", block.strip().splitlines()[1]), f"{name}: {block[:80]}"
 
 
 def commands_of(page: Path) -> list[list[str]]:
@@ -86,43 +106,60 @@ def split_command(words: list[str]) -> tuple[str, list[str]]:
     return (words[0], words[1:]) if words else ("", [])  # the launcher alone
 
 
-@cache
-def options_of(script: str) -> frozenset[str]:
-    """The options that --help of a script, a module or a console command names."""
+class Parsed(BaseException):
+    """What a command's own parser made of its words, before anything is done with it."""
+
+
+def main_of(script: str, patch: pytest.MonkeyPatch):
+    """What a script, a module or a console command runs."""
     if script.startswith("igm-"):
         scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
         module, _, name = scripts[script].partition(":")
-        main = getattr(importlib.import_module(module), name)
-    elif script.endswith(".py") and "/" not in script:
-        main = importlib.import_module(script.removesuffix(".py")).main
-    else:
-        path = ROOT / script if script.endswith(".py") else None
-        main = (lambda: runpy.run_path(str(path), run_name="__main__")) if path else module_main(script)
+        return getattr(importlib.import_module(module), name)
+    if not script.endswith(".py"):
+        place = ROOT / script.replace(".", "/")
+        return importlib.import_module(f"{script}.__main__" if place.is_dir() else script).main
+    if "/" not in script:
+        return importlib.import_module(script.removesuffix(".py")).main
+    patch.syspath_prepend(str((ROOT / script).parent))
+    return lambda: runpy.run_path(str(ROOT / script), run_name="__main__")
+
+
+def parse(script: str, arguments: list[str]) -> argparse.Namespace | None:
+    """The options of a command, by its own parser, with those of its --config; None where it ends by itself (--help).
+
+    Every option must be known, every value of its type or among its choices.
+    """
+    real = argparse.ArgumentParser.parse_args
+
+    def stop(self, args=None, namespace=None):
+        raise Parsed(real(self, args, namespace))
+
     with pytest.MonkeyPatch.context() as patch:
-        printed: list[str] = []
-        patch.setattr(sys, "argv", [script, "--help"])
-        patch.syspath_prepend(str((ROOT / script).parent))
-        patch.setattr(sys.stdout, "write", lambda text: printed.append(text) or len(text))
-        with pytest.raises(SystemExit) as end:
-            main()
-    assert not end.value.code, script
-    return frozenset(re.findall(r"--[\w-]+", "".join(printed)))
-
-
-def module_main(name: str):
-    """What `python -m NAME` runs."""
-    place = ROOT / name.replace(".", "/")
-    return importlib.import_module(f"{name}.__main__" if place.is_dir() else name).main
+        patch.setattr(argparse.ArgumentParser, "parse_args", stop)
+        patch.setattr(sys, "argv", [script, *arguments])
+        patch.chdir(ROOT)
+        with pytest.raises((Parsed, SystemExit)) as end:
+            main_of(script, patch)()
+    if isinstance(end.value, SystemExit):
+        assert not end.value.code, f"{script} {' '.join(arguments)}"
+        return None
+    return end.value.args[0]
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "docs/extending.md"])  # its commands are run
-def test_commands_have_the_options_that_are_shown(name):
+def test_commands_are_parsed(name, capsys):
     for words in commands_of(ROOT / name):
         script, arguments = split_command(words)
-        if script in TOYS or script in ("", "pytest"):
+        if script in TOYS or script in ("", "pytest", "-c") or not arguments:  # without arguments: the name alone
             continue
-        shown = {word.partition("=")[0] for word in arguments if word.startswith("--")}
-        assert shown <= options_of(script), f"{name}: {' '.join(words)}"
+        parse(script, arguments)
+
+
+@pytest.mark.parametrize("wrong", ["--no_such_option 1", "--count sometimes", "--num_images few", "--config none.yaml"])
+def test_a_wrong_command_is_not_parsed(wrong, capsys):
+    with pytest.raises((AssertionError, UserError)):
+        parse("eval_clevr.py", shlex.split(wrong))
 
 
 def test_commands_are_found():

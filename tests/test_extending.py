@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, forget_processes
 from toy import SCENES, Toy, distance, scenes
 
 import igm.baselines
@@ -74,13 +74,6 @@ def outputs(folder):
                 importlib.import_module(script.removesuffix(".py")).main()
                 forget_processes()
     return folder / "outputs"
-
-
-def forget_processes():
-    from accelerate.state import AcceleratorState, GradientState
-
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
 
 
 def truth(folder: Path) -> dict[str, list[list[float]]]:

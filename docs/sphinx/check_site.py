@@ -1,6 +1,6 @@
 """Every link of a built site leads to a page and an anchor that are there, and no page asks another computer for anything.
 
-    python docs/sphinx/check_site.py site
+python docs/sphinx/check_site.py site
 """
 
 import sys
@@ -10,7 +10,15 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 LOADED = {"src", "srcset", "poster", "data"}  # attributes whose address a browser fetches by itself
-LOADING = {"stylesheet", "icon", "preload", "preconnect", "dns-prefetch", "modulepreload", "prefetch"}  # so do these <link>
+LOADING = {
+    "stylesheet",
+    "icon",
+    "preload",
+    "preconnect",
+    "dns-prefetch",
+    "modulepreload",
+    "prefetch",
+}  # so do these <link>
 
 
 class Page(HTMLParser):

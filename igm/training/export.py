@@ -28,7 +28,7 @@ def export_denoiser(denoiser: Denoiser, folder: str | Path) -> int:
         OSError: the disk is full, or the folder cannot be written.
     """
     denoiser.facts = dataclasses.replace(denoiser.facts, codec=None)  # it is in the folder
-    denoiser.network.to(torch.float16)
+    denoiser.network.half()  # `to(torch.float16)` prints a warning of diffusers that is about no module
     denoiser.save_pretrained(folder)
     tidy_configs(folder)
     return folder_size(folder)
