@@ -336,14 +336,13 @@ class PromptModel(PictureModel):
         return self.answers(pixels, {"num_objects": sizes, "prompt": templates, **settings}, tuple(classes))
 
     def push_to_hub(self, repo: str, **options: Any) -> str:
-        """A pipeline is diffusers' own.
+        """Refused: a pipeline belongs to diffusers, which pushes all of its parts.
 
         Raises:
             UserError: always.
         """
-        raise UserError(
-            "a pipeline is pushed by diffusers: StableDiffusionPipeline.from_pretrained(...).push_to_hub(...)"
-        )
+        call = f'DiffusionPipeline.from_pretrained(checkpoint).push_to_hub("{repo}")'
+        raise UserError(f"this is a Stable Diffusion pipeline, which diffusers pushes: {call}")
 
 
 _MODELS: dict[str, type[PictureModel]] = {c.task: c for c in (PositionModel, ObjectModel, AttributeModel, PromptModel)}

@@ -1,13 +1,14 @@
 """Every command in a block of README and docs runs at small size; or is parsed alone, and the reason stands here.
 
-The commands run as they stand, with options of small size behind them, in a folder that has what the pages speak of: CLEVR_v1.0,
-celeba, shelf, outputs/clevr/checkpoint-80000 and so on. A command of a script that is not named here fails.
+The commands run as they stand, with options of small size behind them, in a folder that has what the pages speak of:
+CLEVR_v1.0, celeba, shelf, outputs/clevr/checkpoint-80000 and so on. A command of a script that is not named here fails.
 """
 
 import json
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -17,14 +18,17 @@ from conftest import (
     NETWORK_CONFIGS,
     ROOT,
     forget_processes,
+    script_env,
     tiny_model,
     write_celeba,
     write_clevr,
     write_own_labels,
 )
 from PIL import Image
-from test_docs import commands_of, main_of, parse, split_command
+from test_docs import main_of, parse, split_command
+from test_scripts import records_of
 
+from igm.api import load_model
 from igm.cli.launch import run
 from igm.data import DataError
 from igm.models.codec import load_codec
@@ -225,3 +229,26 @@ def test_commands_run(page, line, world, monkeypatch, capsys, tmp_path):
     small = next((own for part, own in OWN_SIZE.items() if part in line), SMALL[script])
     run_line(script, [*arguments, *(str(tmp_path / word) if word == "NEW" else word for word in shlex.split(small))])
     assert "".join(capsys.readouterr()).strip()
+
+
+@pytest.mark.slow
+def test_forty_pictures_become_a_model_in_four_commands(tmp_path):
+    """The first block of docs/own_data.md one after the other as a person types it, with 20 steps in place of 600."""
+    lines = shell_lines("docs/own_data.md")[:4]
+    assert [words_of(line)[0] for line in lines] == ["train_clevr.py", "eval_clevr.py", "scripts/export_model.py", "-c"]
+    for path in [*ROOT.glob("*.py"), ROOT / "configs", ROOT / "scripts"]:
+        (tmp_path / path.name).symlink_to(path)
+    points = write_own_labels(tmp_path / "shelf", 40, num_objects=(1, 5), suffix=".jpg")
+    said = []
+    for line in lines:
+        words = [sys.executable, *shlex.split(line.replace("600", "20"))[1:]]
+        done = subprocess.run(
+            words, cwd=tmp_path, env=script_env(tmp_path), capture_output=True, text=True, timeout=600
+        )
+        assert done.returncode == 0, f"{line}: {done.stderr}"
+        said.append(done.stdout)
+    records = records_of(tmp_path / "outputs" / "clevr" / "eval-pursuit")
+    assert records and all(own["num_true"] == len(points[int(own["image_id"].rpartition("_")[2])]) for own in records)
+    assert f"{2 * (40 - len(records))} training images" in said[0]  # and their mirror images
+    assert load_model(tmp_path / "shelf-model", device="cpu").model.facts.num_objects == (1, 5)
+    assert said[3].startswith("Scene(positions=array(")

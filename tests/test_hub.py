@@ -170,6 +170,32 @@ def test_the_cache_serves_without_a_hub(hub, use_hub, capsys):
         assert "local cache" in refusal(lambda name=name: resolve(name, local_files_only=True))
 
 
+OFFLINE = """
+from igm.api import load_model
+for name in ("them/positions", "them/animals", "them/none"):
+    try:
+        print(name, load_model(name, device="cpu").task)
+    except ValueError as error:
+        print(name, "refused:", error)
+"""
+
+
+def test_offline_a_prepared_cache_is_enough(hub, run_script, tmp_path):
+    """In a process with HF_HUB_OFFLINE=1 the API loads both kinds, a command runs, and nobody is asked."""
+    resolve("them/positions")
+    StableDiffusion.from_pretrained("them/animals")
+    Hub.asked.clear()
+    offline = {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}"}
+    done = run_script("-c", OFFLINE, **offline)
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0 and lines[:2] == ["them/positions positions", "them/animals classes"], done.stderr
+    assert lines[2].startswith("them/none refused: ") and "them/none" in lines[2].partition("refused: ")[2]
+    quick = ["--num_images", 1, "--num_draws", 2, "--num_steps", 1, "--no_figures", "--output_dir", tmp_path / "out"]
+    done = run_script("eval_clevr.py", "--checkpoint", "them/positions", "--object_counts", "3-5", *quick, **offline)
+    assert done.returncode == 0 and "found within 0.05" in done.stdout, done.stderr
+    assert not Hub.asked
+
+
 def test_no_hub_is_said_at_once(use_hub):
     use_hub("http://127.0.0.1:9")  # refuses
     for call in (lambda: resolve("them/positions"), lambda: load_codec("them/positions")):

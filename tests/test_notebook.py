@@ -13,6 +13,7 @@ from conftest import ROOT
 from PIL import Image
 
 from igm.api import Labels, Scene, load_model
+from igm.figures.marks import draw_points
 
 NOTEBOOK = ROOT / "examples" / "quickstart.ipynb"
 
@@ -34,18 +35,28 @@ def test_the_notebook_says_what_it_said(capsys):
     names: dict = {}
     cells = [cell for cell in json.loads(NOTEBOOK.read_text())["cells"] if cell["cell_type"] == "code"]
     assert len(cells) >= 4 and all(cell["execution_count"] for cell in cells)
+    assert NOTEBOOK.stat().st_size < 400_000
     for cell in cells:
         value = run_cell("".join(cell["source"]), names)
         printed = capsys.readouterr().out
         for output in cell["outputs"]:
             data = output.get("data", {})
             text = "".join(output.get("text") or data["text/plain"])
-            own = printed if output["output_type"] == "stream" else repr(value)
+            own = printed if output["output_type"] == "stream" else re.sub(" at 0x[0-9A-F]+", "", repr(value))
             assert re.findall("[A-Za-z_]{3,}", own) == re.findall("[A-Za-z_]{3,}", text)
             assert numbers(own) == pytest.approx(numbers(text), abs=0.01)
             if "image/png" in data:
                 stored, drawn = (Image.open(io.BytesIO(p)) for p in (base64.b64decode(data["image/png"]), png(value)))
                 assert stored.size == drawn.size and stored.mode == drawn.mode
+
+
+def test_the_notebook_shows_what_there_is():
+    """The default model, and each of what a model of scenes can be asked for."""
+    cells = [cell for cell in json.loads(NOTEBOOK.read_text())["cells"] if cell["cell_type"] == "code"]
+    source = "\n".join("".join(cell["source"]) for cell in cells)
+    for call in ("load_model()", ".draw()", ".find(", ".ask(", ".color", ".generate(", ".find_again(", ".render("):
+        assert call in source
+    assert sum("image/png" in output.get("data", {}) for cell in cells for output in cell["outputs"]) >= 5
 
 
 def png(answer) -> bytes:
@@ -75,6 +86,19 @@ def test_a_scene_draws_crosses_at_its_positions():
         assert drawn[100, x].any() and np.ptp(xs[near]) < 40
     with_numbers = np.asarray(a_scene(image=Image.new("RGB", (400, 200))).draw())
     assert (with_numbers != drawn).any()
+
+
+@pytest.mark.parametrize("label", ["90", "small yellow rubber sphere"])
+def test_labels_hide_no_cross_and_stay_in_the_picture(label):
+    """Around the crosses the picture is as without words, and none is cut off by an edge."""
+    points = [(0.373, 0.381), (0.231, 0.443), (0.535, 0.621), (0.476, 0.277), (0.96, 0.04)]
+    image = Image.new("RGB", (480, 320))
+    bare, drawn = (np.asarray(draw_points(image, points, labels=own)) for own in (None, [label] * len(points)))
+    for x, y in points:
+        around = np.s_[round(320 * y) - 8 : round(320 * y) + 9, round(480 * x) - 8 : round(480 * x) + 9]
+        assert (bare[around] == drawn[around]).all()
+    words = (bare != drawn).any(2)  # (H, W)
+    assert words.any() and not words[0].any() and not words[:, -1].any()  # the last point is in the upper right corner
 
 
 def test_small_pictures_are_enlarged_and_none_is_needed():

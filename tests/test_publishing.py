@@ -13,7 +13,7 @@ from huggingface_hub import constants
 from test_hub import Hub, use_hub  # noqa: F401  (fixture)
 
 from igm import UserError
-from igm.api import AttributeModel, PositionModel, load_model
+from igm.api import AttributeModel, ObjectModel, PositionModel, load_model
 from igm.facts import Facts
 from igm.models import ModelError
 from igm.provenance import without_tokens
@@ -113,6 +113,16 @@ def test_a_model_goes_to_the_hub_and_comes_back(store, capsys):
     one_line(lambda: AttributeModel.from_pretrained("them/scenes"), "PositionModel", "AttributeModel")
 
 
+def test_the_default_model_of_whole_scenes_comes_back_as_one(store):
+    load_model(device="cpu").push_to_hub("them/objects", token=TOKEN)
+    back = ObjectModel.from_pretrained("them/objects", device="cpu")
+    assert (
+        "color" in back.model.facts.vocabulary
+        and "objects" in head_of(store["them/objects"]["README.md"].decode())["tags"]
+    )
+    one_line(lambda: AttributeModel.from_pretrained("them/objects"), "ObjectModel", "AttributeModel")
+
+
 def test_a_card_that_is_there_stays(store):
     store["them/scenes"] = {"README.md": b"written by a person"}
     load_model("clevr-mini", device="cpu").push_to_hub("them/scenes", token=TOKEN)
@@ -145,8 +155,18 @@ def test_pushing_without_leave_or_network(store, use_hub, monkeypatch):  # noqa:
     one_line(lambda: model.push_to_hub("them/scenes", token=TOKEN), "them/scenes", "network")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     one_line(lambda: model.push_to_hub("them/scenes", token=TOKEN), "HF_HUB_OFFLINE")
-    with pytest.raises(UserError, match="diffusers"):
-        load_model("animals-mini", device="cpu").push_to_hub("them/animals")
+
+
+def test_a_pipeline_is_not_pushed_and_the_reason_names_what_does(store):
+    """What the sentence says to write is what diffusers has; nothing reaches the hub."""
+    from diffusers import DiffusionPipeline
+
+    with pytest.raises(UserError) as caught:
+        load_model("animals-mini", device="cpu").push_to_hub("them/animals", token=TOKEN, private=True)
+    message = str(caught.value)
+    assert 'DiffusionPipeline.from_pretrained(checkpoint).push_to_hub("them/animals")' in message
+    assert "\n" not in message and "--" not in message and TOKEN not in message and not store
+    assert callable(DiffusionPipeline.push_to_hub) and callable(DiffusionPipeline.from_pretrained)
 
 
 def test_a_training_pushes_its_last_checkpoint(store, run_main, training_args, clevr_root, tmp_path):

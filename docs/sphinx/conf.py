@@ -1,7 +1,7 @@
 """The site: the Markdown files as they stand in the repository, and a reference made of the docstrings.
 
-`make docs` builds it into `site/`; a warning is an error. The pages' places are those in the repository, so that a link means
-the same there and here. Nothing is fetched when a page is read: fonts are the reader's own, formulas are MathML.
+`make docs` builds it into `site/`; a warning is an error. The pages' places are those in the repository, so that a link
+means the same there and here. Nothing is fetched when a page is read: fonts are the reader's own, formulas are MathML.
 """
 
 import re
@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parent)]
 
-import igm
+import igm  # noqa: E402  (of this checkout)
 
 project, author, copyright = "IGM", "the authors of IGM", "the authors of IGM"
 version = release = igm.__version__
@@ -19,6 +19,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sourc
 root_doc = "README"
 include_patterns = ["*.md", "docs/**", "examples/README.md", "data/README.md", "models/pretrained/*/README.md"]
 exclude_patterns = [".*", "site", "outputs", "igm", "tests", "configs"]
+SHIPPED = ("clevr-scene-mini", "clevr-mini", "celeba-mini", "animals-mini")
 NAVIGATION = {
     "Start": ["The README <README>", "What is where <docs/README>", "The method <docs/method>"],
     "Use": [
@@ -42,8 +43,7 @@ NAVIGATION = {
     ],
     "What ships": [
         "Sample data <data/README>",
-        *(f"{name} <models/pretrained/{name}/README>" for name in sorted(["clevr-scene-mini", "clevr-mini"])),
-        *(f"{name} <models/pretrained/{name}/README>" for name in ("celeba-mini", "animals-mini")),
+        *(f"{name} <models/pretrained/{name}/README>" for name in SHIPPED),
     ],
 }
 
