@@ -153,6 +153,33 @@ def test_label_studio_has_percent(export):
     ]
 
 
+WHOLE = [  # of the first scene, what each object is
+    {**SCENES[0], "objects_pred": [{"color": "red", "shape": "cube"}, {"color": "blue", "shape": "sphere"}]}
+]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_whole_objects_keep_their_attributes(export, name):
+    """In every format that has a place for them, in the order of the positions; COCO has none."""
+    output = export(WHOLE, name, "objects")
+    if name in ("csv", "parquet"):
+        table = {"csv": pandas.read_csv, "parquet": pandas.read_parquet}[name](output)
+        assert list(zip(table.x, table.color, table["shape"], strict=True)) == [
+            (50, "red", "cube"),
+            (100, "blue", "sphere"),
+        ]
+    elif name == "coco":
+        coco = COCO(str(output))
+        assert [own["keypoints"] for own in coco.loadAnns(coco.getAnnIds())] == [[50, 50, 2], [100, 10, 2]]
+    elif name == "labelstudio":
+        results = json.loads(output.read_text())[0]["predictions"][0]["result"]
+        words = [own["value"]["keypointlabels"][0] for own in results]
+        assert "red" in words[0] and "cube" in words[0] and "blue" in words[1] and "sphere" in words[1]
+    else:
+        things = json.loads(output.read_text())["scenes"][0]["objects"]
+        assert [(own["color"], own["shape"]) for own in things] == [("red", "cube"), ("blue", "sphere")]
+
+
 def without(record, *names):
     return {name: value for name, value in record.items() if name not in names}
 
