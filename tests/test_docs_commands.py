@@ -31,6 +31,7 @@ from test_scripts import records_of
 from igm.api import load_model
 from igm.cli.launch import run
 from igm.data import DataError
+from igm.data.synthetic.clevr import generate
 from igm.models.codec import load_codec
 
 PAGES = ["README.md", *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))]
@@ -61,7 +62,11 @@ SMALL = {  # options of small size, by the script
     "-c": "",
 }
 OWN_SIZE = {  # in place of the script's, by what the command has in it
-    "configs/clevr-mini/train.yaml": f"{TRAINING} --output_dir NEW",  # its own network; the checkpoints here are tiny ones
+    # their own networks and runs; the checkpoints here are of tiny ones
+    **{
+        f"--config configs/{name}": f"{TRAINING} --output_dir NEW"
+        for name in ("clevr-mini", "clevr-scene-mini", "baselines")
+    },
     "--dataset_root CLEVR_v1.0 --resolution 64": f"{EVALUATION} --resolution 16",
     "--count infer": f"{EVALUATION} --num_candidates 36 --count_draws 4 --max_objects 5",
     "--dataset_root photos": "--num_images 1 --num_draws 2 --no_figures --mixed_precision no",  # fp16 needs a GPU
@@ -142,9 +147,12 @@ def run_line(script: str, arguments: list[str]) -> None:
 
 def write_datasets(folder: Path) -> None:
     """The folders of pictures that the pages speak of."""
-    for name in ("CLEVR_v1.0", "DIR"):
-        write_clevr(folder / name, "train", [3, 4, 5] * 4, seed=1)
-        write_clevr(folder / name, "val", [3, 4, 5, 6, 7, 8, 3, 6], size=(60, 40), seed=2)
+    write_clevr(folder / "CLEVR_v1.0", "train", [3, 4, 5] * 4, seed=1)
+    write_clevr(folder / "CLEVR_v1.0", "val", [3, 4, 5, 6, 7, 8, 3, 6], size=(60, 40), seed=2)
+    for split, counts in {"train": (3, 5), "val": (3, 8)}.items():  # with all attributes
+        generate(folder / "DIR", split, 24, counts, resolution=(48, 32))
+    for split in ("trainA", "valA", "valB"):
+        generate(folder / "cogent", split, 24, resolution=(48, 32))
     write_celeba(folder / "celeba", CELEBA_ROWS)
     write_own_labels(folder / "shelf", 12, suffix=".jpg")
     for name, number_of in {"fruit": 12, "new_fruit": 2, "my_pictures": 2}.items():
@@ -176,6 +184,9 @@ def write_models(folder: Path) -> None:
     scenes.save_pretrained(folder / "shelf-model")
     faces = tiny_model("attribute_unet", codec=codec, task="attributes", resolution=16)
     faces.save_pretrained(folder / "outputs" / "celeba" / "checkpoint-30000")
+    (folder / "outputs" / "clevr-scene-mini").mkdir()
+    whole = ROOT / "models" / "pretrained" / "clevr-scene-mini"
+    (folder / "outputs" / "clevr-scene-mini" / "checkpoint-9000").symlink_to(whole)
     shutil.copytree(ROOT / "models" / "pretrained" / "clevr-mini", folder / "models" / "pretrained" / "clevr-mini")
 
 
@@ -184,6 +195,8 @@ def write_results(folder: Path) -> None:
     for learner, network in (("joint_label", "attribute_unet.json"), ("resnet50", "resnet.json")):
         words = f"--dataset_root celeba --learner {learner} {TRAINING} {TINY} --unet_config {network}"
         run_line("train_celeba.py", shlex.split(words))
+    slots = f"--config configs/baselines/slot_attention_objects.yaml --dataset_root DIR {TRAINING}"
+    run_line("train_clevr.py", shlex.split(slots))
     more = "--dataset_root DIR --object_counts 3-5 --checkpoint outputs/clevr/checkpoint-80000"
     run_line("eval_clevr.py", shlex.split(f"{more} {SMALL['eval_clevr.py']}"))
     shutil.copytree("outputs/clevr/eval-pursuit", "OTHER")

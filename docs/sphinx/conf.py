@@ -35,6 +35,7 @@ NAVIGATION = {
     "Change": ["Extending <docs/extending>", "Contributing <CONTRIBUTING>"],
     "Numbers": [
         "Results <docs/results>",
+        "Shapes in other colours <docs/cogent>",
         "Benchmarks <docs/benchmarks>",
         "Speedrun <docs/speedrun>",
         "Differences from the published code <docs/differences>",
