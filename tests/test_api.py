@@ -82,6 +82,7 @@ def test_a_checkpoint_for_attributes_names_those_that_hold(make_denoiser, tmp_pa
         """Predicts the target for the right value of each attribute, and something else for the wrong one."""
 
         facts, num_timesteps, device = Facts(attributes=("Smiling", "Eyeglasses", "Male")), 1000, torch.device("cpu")
+        is_separable = False
 
         def encode(self, images):
             return torch.zeros(2, 1, 4, 4), torch.zeros(2, 1, 4, 4)
