@@ -7,20 +7,16 @@
 It stands above the rest of the package, beside the commands, and uses the same methods, settings and facts as they do.
 """
 
-import contextlib
 import dataclasses
-import re
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-import numpy as np
 import torch
 from PIL import Image
 
 from igm import UserError
-from igm.data import DataError
 from igm.devices import find_device
 from igm.facts import FACTS_FILE, Facts
 from igm.files import replace_json
@@ -29,28 +25,19 @@ from igm.hub import is_pipeline, list_models, resolve
 from igm.inference.loading import DenoiserLoading, PipelineLoading
 from igm.inference.method import Method, encode_images, methods_of
 from igm.inference.objects import ObjectsMethod, infer_at
+from igm.measured import Measured
 from igm.models import ModelError
 from igm.models.denoiser import Denoiser
 from igm.pictures import Picture, as_batch
 from igm.publishing import create_repository, model_card, upload
-from igm.settings import SettingError
 from igm.tasks import find_task
 from igm.tasks.labels import Labels
 from igm.tasks.objects import SceneObject
 from igm.tasks.positions import Scene
 from igm.training.export import tidy_configs
+from igm.wording import own_words, plain
 
 __all__ = ["Labels", "Scene", "list_models", "load_model"]
-
-
-# What the commands' options are called here, where it is something else than their names without dashes.
-OPTIONS = {
-    "add --count infer": "leave num_objects out",
-    "use --mixed_precision no": "train longer, or use another checkpoint",
-    "--timestep_range": "t_range",
-    "timestep_range=": "t_range=",
-    "--images ": "picture ",
-}
 
 
 class PictureModel:
@@ -197,33 +184,6 @@ class PictureModel:
         return method_class(self.model, chosen, names)
 
 
-@contextlib.contextmanager
-def own_words() -> Iterator[None]:
-    """Say in keywords what a mistake's message says in options of the commands."""
-    try:
-        yield
-    except SettingError as error:
-        raise UserError(without_options(error.in_words)) from None
-    except (UserError, ModelError, DataError) as error:
-        raise type(error)(without_options(str(error))) from None
-
-
-def without_options(message: str) -> str:
-    """A message with keywords of the API in place of the options that mean them."""
-    for option, keyword in OPTIONS.items():
-        message = message.replace(option, keyword)
-    return re.sub(r"(?<![\w-])--([a-z]\w*)", r"\1", message)
-
-
-def plain(value: Any) -> Any:
-    """Lists and arrays as tuples, NumPy's numbers as Python's."""
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, list | tuple | np.ndarray):
-        return tuple(plain(one) for one in value)
-    return value
-
-
 class PositionModel(PictureModel):
     """Finds the objects of a scene."""
 
@@ -249,6 +209,19 @@ class PositionModel(PictureModel):
         if len(counts) != len(pixels) or not right:
             raise UserError(f"num_objects={num_objects!r} for {len(pixels)} pictures: one positive number for each")
         return self.answers(pixels, {"count": "known", **settings}, counts=torch.tensor(counts))
+
+    def measure(self, picture: Picture, **settings: Any) -> Measured:
+        """Measure one picture, so that every composition has its denoising error in milliseconds (`igm.measured`).
+
+        Args:
+            settings: of `igm.inference.settings.PursuitSettings`.
+
+        Raises:
+            UserError: the network is not separable, or settings that make no sense.
+        """
+        with own_words():
+            method: Any = self.build(methods_of(self.task)[self.method], {"count": "infer", **settings}, ())
+            return Measured(self, picture, method.settings)
 
 
 class ObjectModel(PositionModel):

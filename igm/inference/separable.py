@@ -79,7 +79,7 @@ class SeparableSearch:
         draws = self.draws(slice(None), s.num_draws, self.t_range, generators)
         self.form = measure_forms(denoiser, draws, self.batch_size)
         grid = candidate_grid(s.num_candidates, s.bounds).to(posterior.mean)
-        self.tables = grid_tables(self.form, grid, self.phi(grid), self.separation)
+        self.tables = grid_tables(self.form, grid, self.phi.of_grid(grid), self.separation)
 
     def draws(
         self, images: slice, number: int, t_range: tuple[int, int], generators: list[torch.Generator]
@@ -203,6 +203,27 @@ class SeparableSearch:
         weights = torch.cat([torch.ones(1, k), 1 - torch.eye(k)]).to(sets.gain) * sets.gain  # (1 + K, K)
         return errors_per_draw(fresh, self.mix, self.phi(sets.conds[0, 0]), weights).cpu()
 
+    def with_known(self, num_concepts: torch.Tensor) -> Inferred:
+        """See `infer_known`."""
+        sets = [self.told(i, own) for i, own in enumerate(self.known(num_concepts))]
+        rounds = [self.settings.confidence_draws]
+        return self.answer(
+            sets, [self.judge(i, own, rounds=rounds, t_range=self.t_range) for i, own in enumerate(sets)]
+        )
+
+    def with_number(self) -> Inferred:
+        """See `infer_number`."""
+        s = self.settings
+        sets = [self.told(i, own) for i, own in enumerate(self.every(s.max_objects))]
+        rounds = (
+            [s.count_draws] if s.confidence is None else [DRAWS_PER_ROUND] * -(-MOST * s.count_draws // DRAWS_PER_ROUND)
+        )
+        judged = [self.judge(i, own, rounds=rounds, t_range=s.count_range) for i, own in enumerate(sets)]
+        found = self.answer(sets, judged)
+        found.confidence = torch.tensor([own.confidence for own in judged])
+        found.count_errors, found.count_prices = [own.errors for own in judged], [own.prices for own in judged]
+        return found
+
     def answer(self, sets: list[list[Sets]], judged: list[Judged]) -> Inferred:
         """What was found: for each image the chosen one of its sets."""
         draws, views = self.each_view(self.settings.num_draws), len(self.views)
@@ -246,11 +267,7 @@ def infer_known(
         UserError: more objects than candidates that may stand together. FloatingPointError: a prediction is not finite.
     """
     search = search_class(denoiser, posterior, settings or PursuitSettings(), image_numbers, batch_size)
-    sets = [search.told(i, own) for i, own in enumerate(search.known(num_concepts))]
-    rounds = [search.settings.confidence_draws]
-    return search.answer(
-        sets, [search.judge(i, own, rounds=rounds, t_range=search.t_range) for i, own in enumerate(sets)]
-    )
+    return search.with_known(num_concepts)
 
 
 @torch.no_grad()
@@ -276,13 +293,4 @@ def infer_number(
         FloatingPointError: a prediction is not finite.
     """
     search = search_class(denoiser, posterior, settings or PursuitSettings(), image_numbers, batch_size)
-    s = search.settings
-    sets = [search.told(i, own) for i, own in enumerate(search.every(s.max_objects))]
-    rounds = (
-        [s.count_draws] if s.confidence is None else [DRAWS_PER_ROUND] * -(-MOST * s.count_draws // DRAWS_PER_ROUND)
-    )
-    judged = [search.judge(i, own, rounds=rounds, t_range=s.count_range) for i, own in enumerate(sets)]
-    found = search.answer(sets, judged)
-    found.confidence = torch.tensor([own.confidence for own in judged])
-    found.count_errors, found.count_prices = [own.errors for own in judged], [own.prices for own in judged]
-    return found
+    return search.with_number()

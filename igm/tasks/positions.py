@@ -91,6 +91,8 @@ class Scene(Editable):
     confidence: that the count is right, or, where it was given, every position; object_confidence (K,): each position.
     image: the picture, made smaller where it is large; in a notebook a scene shows itself on it.
     model: of `igm.api`, that found it; with it the scene can be changed (`igm.editing`). It is not pickled.
+    error_by_count (K_max,): where the number was sought, the error of the best set of every size on fresh draws;
+        standard_error_by_count (K_max,): of each.
     """
 
     positions: np.ndarray
@@ -100,6 +102,8 @@ class Scene(Editable):
     error: float
     image: Image.Image | None = field(default=None, repr=False, compare=False)
     model: Any = field(default=None, repr=False, compare=False)
+    error_by_count: np.ndarray | None = field(default=None, repr=False, compare=False)
+    standard_error_by_count: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     def parts(self) -> list[dict[str, Any]]:
         """Its positions as `generate` takes objects."""
@@ -146,13 +150,15 @@ class Positions(Task):
 
     def answer(self, found: Inferred, row: int, names: Sequence[str]) -> Scene:
         """The scene."""
-        each = found.object_confidence
+        each, counts = found.object_confidence, found.count_errors
         return Scene(
             positions=padded(found.conds, found.num_concepts, row),
             count=int(found.num_concepts[row]),
             confidence=None if found.confidence is None else float(found.confidence[row]),
             object_confidence=None if each is None else each[row].cpu().numpy(),
             error=float(found.error[row]),
+            error_by_count=None if counts is None else counts[row].mean(0).cpu().numpy(),
+            standard_error_by_count=None if counts is None else standard_error(counts[row]).cpu().numpy(),
         )
 
     def findings(self, record: Record, options: Mapping[str, Any]) -> list[Finding]:
