@@ -1,7 +1,7 @@
 """A picture measured once under a separable network: then every composition has its denoising error in milliseconds.
 
-The error is a quadratic form of the composition (`igm.error_form`), so that moving, adding or removing an object, asking for
-another number of objects, and a map of where one more would help need no further pass of the network's trunk.
+The error is a quadratic form of the composition (`igm.error_form`), so that moving, adding or removing an object,
+and a map of where one more would help, need no further pass of the network's trunk.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from igm import UserError
 from igm.data.vocabulary import names_of
@@ -51,7 +50,7 @@ class Measured:
     def __init__(self, model: Any, picture: Picture, settings: PursuitSettings):
         denoiser: Denoiser = model.model
         if not denoiser.is_separable:
-            raise UserError("the model's network is not separable: it has no closed form of the error; use clevr-scene-mini")
+            raise UserError("the model's network is not separable: its error has no closed form; use clevr-scene-mini")
         batch = as_batch(picture, denoiser.resolution)
         if not batch.single:
             raise UserError("measure takes one picture; call it once for each")

@@ -7,6 +7,7 @@ in [-1, 1]. `python -m igm.figures DIR` draws the figures of a results folder ag
 from igm.figures.animation import convergence_gif
 from igm.figures.counts import confusion_matrices, error_by_count, reliability_diagrams
 from igm.figures.grid import save_image_grid
+from igm.figures.heat import error_overlay
 from igm.figures.labels import attribute_bars, attribute_sheet, label_sheet
 from igm.figures.positions import perception_curve, position_sheet
 from igm.figures.style import as_pil
@@ -18,6 +19,7 @@ __all__ = [
     "confusion_matrices",
     "convergence_gif",
     "error_by_count",
+    "error_overlay",
     "label_sheet",
     "perception_curve",
     "position_sheet",

@@ -226,6 +226,7 @@ def infer_discrete(
         confidence=torch.tensor([one.confidence for one in found]),
         chosen=chosen,
         num_draws=[one.num_draws for one in found],
+        alternatives=[[(labels[own].cpu(), error) for own, error in one.rivals] for one in found],
     )
 
 
@@ -246,13 +247,17 @@ def rounds(settings: DiscreteSettings) -> list[int]:
 
 @dataclass(frozen=True)
 class Decision:
-    """What was decided of one image: numbers of the candidates, error, confidence, network rows, draws."""
+    """What was decided of one image: numbers of the candidates, error, confidence, network rows, draws.
+
+    rivals: the best compositions and the error of each, the chosen one first.
+    """
 
     chosen: list[int]
     error: float
     confidence: float
     forward: int
     num_draws: int
+    rivals: list[tuple[list[int], float]]
 
 
 def infer_one(
@@ -284,8 +289,9 @@ def infer_one(
             best, active = [kept.index(member) for member in best], [active[member] for member in kept]
             space = space.restrict(kept)
             matrix.restrict(kept)
-    chosen, error = [active[member] for member in best], float(matrix.A[0][best][:, best].mean())
-    return Decision(chosen, error, sure, forward, int(matrix.count[0]))
+    chosen, error = [active[member] for member in best], float(A[best][:, best].mean())
+    others = [([active[member] for member in own], float(A[own][:, own].mean())) for own in rivals]
+    return Decision(chosen, error, sure, forward, int(matrix.count[0]), [(chosen, error), *others])
 
 
 def plausible(matrix: ErrorMatrix, space: Space, best: list[int]) -> list[int]:

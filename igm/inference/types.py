@@ -45,7 +45,8 @@ class Inferred:
         marginals: of each image, (K_i, D - 2), how likely each value of each object's attributes is.
         contributions: of each image, (N, K_i), by how much the error rises on each draw without each concept.
         gain: (B,) of the composition. chosen: of each image, the numbers of the candidates chosen.
-        num_draws: of each image, the draws it took.
+        num_draws: of each image, the draws it took. alternatives: of each image, concepts (K', D) of the best compositions
+            and the error of each, the chosen one first.
         count_errors: of each image, (N, K_max), the error of the best set of every size on each fresh draw.
         count_prices: of each image, (K_max,), how many times the penalty the best set of every size has to pay.
         start_errors: (B, R), the error of every start. best_start: (B,), the number of the best.
@@ -64,6 +65,7 @@ class Inferred:
     gain: torch.Tensor | None = None
     chosen: list[list[int]] | None = None
     num_draws: list[int] | None = None
+    alternatives: list[list[tuple[torch.Tensor, float]]] | None = None
     count_errors: list[torch.Tensor] | None = None
     count_prices: list[torch.Tensor] | None = None
     start_errors: torch.Tensor | None = None

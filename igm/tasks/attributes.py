@@ -17,7 +17,7 @@ from igm.statistics import share_interval, sum_interval, with_truth
 from igm.tasks import register
 from igm.tasks.columns import keys_of, share_cell, share_columns
 from igm.tasks.labels import Labels, as_labels
-from igm.tasks.task import Column, Finding, Groups, Record, Scores, Sheet, Task, names_of, padded
+from igm.tasks.task import Column, Finding, Groups, Record, Scores, Sheet, Task, names_of
 
 MOST_COLUMNS = 5  # more attributes do not fit on a line; summary.json has them
 
@@ -118,8 +118,11 @@ class Attributes(Task):
 
     def answer(self, found: Inferred, row: int, names: Sequence[str]) -> Labels:
         """The names of the attributes that hold."""
-        values = attribute_values(padded(found.conds, found.num_concepts, row))
-        return as_labels(found, row, [name for name, value in zip(names, values, strict=True) if value])
+
+        def holding(conds: np.ndarray) -> list[str]:
+            return [name for name, value in zip(names, attribute_values(conds), strict=True) if value]
+
+        return as_labels(found, row, holding)
 
     def findings(self, record: Record, options: Mapping[str, Any]) -> list[Finding]:
         """All attributes of the image together, a column of 1 or 0 for each."""

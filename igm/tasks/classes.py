@@ -13,7 +13,7 @@ from igm.statistics import ratio, share_interval, with_truth
 from igm.tasks import register
 from igm.tasks.columns import count_was_inferred, share_columns
 from igm.tasks.labels import Labels, as_labels
-from igm.tasks.task import Column, Finding, Groups, Record, Scores, Sheet, Task, names_of, padded
+from igm.tasks.task import Column, Finding, Groups, Record, Scores, Sheet, Task, names_of
 
 MOST_COLUMNS = 8  # more classes do not fit on a line; summary.json has them
 
@@ -64,8 +64,7 @@ class Classes(Task):
 
     def answer(self, found: Inferred, row: int, names: Sequence[str]) -> Labels:
         """The classes shown."""
-        numbers = padded(found.conds, found.num_concepts, row).argmax(1)
-        return as_labels(found, row, [names[number] for number in numbers])
+        return as_labels(found, row, lambda conds: [names[number] for number in conds.argmax(1)])
 
     def findings(self, record: Record, options: Mapping[str, Any]) -> list[Finding]:
         """The classes shown; they are as sure as their set is."""

@@ -1,13 +1,15 @@
 """What a person is told of names: which hold, and how sure that is."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from igm.figures.marks import as_png, draw_caption
 from igm.inference.types import Inferred
+from igm.tasks.task import padded
 
 
 @dataclass
@@ -15,12 +17,14 @@ class Labels:
     """What a picture shows: the names of its classes, or of the attributes that hold; how sure that is of all others.
 
     image: the picture, made smaller where it is large; in a notebook the labels show themselves below it.
+    alternatives: the names of the best compositions and the denoising error of each, on the same draws; the answer first.
     """
 
     names: list[str]
     confidence: float | None
     error: float
     image: Image.Image | None = field(default=None, repr=False, compare=False)
+    alternatives: list[tuple[list[str], float]] = field(default_factory=list, repr=False, compare=False)
 
     def draw(self, image: Image.Image | None = None) -> Image.Image:
         """The picture (or another of the same view) with the names, and how sure they are, below it."""
@@ -36,7 +40,17 @@ class Labels:
         return None if self.image is None else as_png(self.draw())
 
 
-def as_labels(found: Inferred, row: int, names: Sequence[str]) -> Labels:
-    """Names found in an image, with confidence and error."""
+def as_labels(found: Inferred, row: int, names: Callable[[np.ndarray], list[str]]) -> Labels:
+    """What was found in an image, with confidence, error and alternatives.
+
+    Args:
+        names: what concepts (K, D) are called.
+    """
     confidence = None if found.confidence is None else float(found.confidence[row])
-    return Labels(list(names), confidence, float(found.error[row]))
+    others = [] if found.alternatives is None else found.alternatives[row]
+    return Labels(
+        names(padded(found.conds, found.num_concepts, row)),
+        confidence,
+        float(found.error[row]),
+        alternatives=[(names(conds.numpy()), error) for conds, error in others],
+    )
