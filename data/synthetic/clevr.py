@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from tqdm.auto import tqdm
 
 from igm.data.synthetic import render as rendering
@@ -234,6 +235,24 @@ def sample_scenes(
         scenes |= {i: scene for i, scene, ok in zip(pending, drawn, good, strict=True) if ok}
         pending = [i for i in pending if i not in scenes]
     raise PlacementError(f"{num_objects[0]}-{num_objects[1]} objects hid one another in {MAX_RESTARTS} scenes")
+
+
+def draw_scene(
+    seed: int, num_objects: tuple[int, int] = (3, 5), resolution: tuple[int, int] = (480, 320)
+) -> tuple[Image.Image, int]:
+    """One picture of CLEVR's kind (width, height in pixels), and how many objects it shows.
+
+    Raises:
+        PlacementError: so many objects hid one another.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in `_write_batch`
+    try:
+        scenes = sample_scenes([0], "page", num_objects, seed=seed)
+        pixels = rendering.render(make_batch(scenes), *resolution)[0]  # (H, W, 3)
+    finally:
+        torch.set_num_threads(threads)
+    return Image.fromarray(pixels.numpy()), len(scenes[0]["objects"])
 
 
 def relationships(coords: Sequence[Sequence[float]]) -> dict[str, list[list[int]]]:

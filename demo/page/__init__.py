@@ -1,0 +1,1 @@
+"""The parts of the page; `app.py` puts them together."""
