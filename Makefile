@@ -1,14 +1,17 @@
-# make demo, make test: each makes .venv first. PYTHON=python3.12 make ... uses another interpreter.
+# make demo, make app, make test: each makes .venv first. PYTHON=python3.12 make ... uses another interpreter.
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test slow lint format docs install clean
+.PHONY: demo app test slow lint format docs install clean
 
 demo: $(STAMP)
 	$(BIN)/python eval_clevr.py --count infer
 	$(BIN)/python eval_celeba.py
 	$(BIN)/python eval_animal.py --checkpoint animals-mini
+
+app: $(STAMP)
+	$(BIN)/python demo/app.py
 
 test: lint
 	$(BIN)/python -m pytest -n 2 -m "not slow"

@@ -1,5 +1,6 @@
 // A picture with numbered marks. Marks can be dragged where `editable`; the price of every arrangement is asked of the server.
 const NS = "http://www.w3.org/2000/svg";
+const SPOKEN = ["size", "color", "material", "shape"];
 const find = (name) => element.querySelector("." + name);
 let scene = null; // what the server sent last
 let objects = []; // as they stand now
@@ -17,7 +18,7 @@ function node(name, attributes, parent, text) {
 }
 
 const plain = () => objects.map(({ position, attributes }) => ({ position, ...attributes }));
-const words = (own) => ["size", "color", "material", "shape"].map((name) => own.attributes[name]).filter(Boolean).join(" ");
+const words = (own) => SPOKEN.map((name) => own.attributes[name]).filter(Boolean).join(" ");
 
 function load() {
   scene = props.value;
@@ -48,6 +49,7 @@ function draw() {
     node("line", { x1: a, y1: b, x2: x, y2: y, class: "igm-ghost" }, svg);
   });
   objects.forEach((own, number) => mark(svg, own, number, at(own.position)));
+  if (!scene.editable) captions(svg, width, height);
   if (scene.editable) svg.addEventListener("pointerdown", (event) => event.target.closest(".igm-mark") || choose(-1));
 }
 
@@ -59,19 +61,28 @@ function mark(svg, own, number, [x, y]) {
   node("title", {}, group, own.sure === null || own.sure === undefined ? name : `${name}, ${Math.round(100 * own.sure)} % sure`);
   node("circle", { r: 14, class: "igm-disc", style: own.sure !== null && own.sure < 0.5 ? "stroke-dasharray: 4 3" : "" }, group);
   node("text", { y: 5, "text-anchor": "middle" }, group, number + 1);
-  if (!scene.editable && scene.captions) caption(group, own, x);
   if (!scene.editable) return;
   group.addEventListener("pointerdown", (event) => grab(event, svg, number));
   group.addEventListener("keydown", (event) => step(event, number));
   group.addEventListener("focus", () => number === chosen || choose(number));
 }
 
-function caption(group, own, x) {
-  const right = x > 440;
-  const label = node("text", { x: right ? -20 : 20, y: 1, "text-anchor": right ? "end" : "start", class: "igm-caption" }, group);
-  node("tspan", {}, label, [own.attributes.color, own.attributes.shape].filter(Boolean).join(" "));
-  if (own.sure !== null && own.sure !== undefined)
-    node("tspan", { x: right ? -20 : 20, dy: 13, class: "igm-sure" }, label, `${Math.round(100 * own.sure)} %`);
+// A place beside its mark for each caption, where it covers no mark and no other caption if there is one.
+function captions(svg, width, height) {
+  const taken = objects.map(({ position: [x, y] }) => [x * width - 15, y * height - 15, x * width + 15, y * height + 15]);
+  objects.forEach((own, number) => {
+    const words = [own.attributes.color, own.attributes.shape].filter(Boolean).join(" ");
+    const told = own.sure === null ? words : `${words} ${Math.round(100 * own.sure)} %`;
+    if (!told) return;
+    const [x, y, long] = [own.position[0] * width, own.position[1] * height, 6.9 * told.length];
+    const places = [[x + 19, y + 5], [x - 19 - long, y + 5], [x - long / 2, y - 20], [x - long / 2, y + 31], [x + 14, y - 16], [x + 14, y + 24]];
+    const boxes = places.map(([left, base]) => [left, base - 12, left + long, base + 4]);
+    const free = ([l, t, r, b], i) =>
+      l > 2 && r < width - 2 && t > 2 && b < height - 2 && !taken.some(([a, c, d, e], j) => j !== number && l < d && r > a && t < e && b > c);
+    const best = Math.max(0, boxes.findIndex(free));
+    taken.push(boxes[best]);
+    node("text", { x: places[best][0], y: places[best][1], class: "igm-caption" }, svg, told);
+  });
 }
 
 function choose(number) {
@@ -176,7 +187,7 @@ function readout() {
   place.replaceChildren();
   node("html:span", { class: "igm-now" }, place, now.toFixed(4));
   const sign = change > 5e-5 ? "higher" : change < -5e-5 ? "lower" : "";
-  const told = sign ? `${(Math.abs(100 * change) / scene.error).toFixed(1)} % ${sign} than as found` : "as found";
+  const told = sign ? `${(Math.abs(100 * change) / scene.error).toFixed(1)} % ${sign} than as found` : "denoising error as found";
   node("html:span", { class: "igm-change igm-" + (sign || "same") }, place, told);
   const svg = node("svg", { viewBox: "0 0 320 46", preserveAspectRatio: "none", class: "igm-trace" }, place);
   const [low, high] = [Math.min(...trace, scene.error * 0.98), Math.max(...trace, scene.error * 1.1)];
@@ -199,16 +210,17 @@ function panel() {
   button("Add object", add, objects.length >= scene.most);
   button("Remove", remove, chosen < 0);
   button("As found", load);
+  button("Regenerate", regenerate);
   const label = node("html:label", {}, bar);
   const box = node("html:input", { type: "checkbox", class: "igm-auto" }, label);
   box.checked = scene.auto !== false;
   box.addEventListener("change", () => (scene.auto = box.checked));
-  label.append("regenerate after each change");
-  button("Regenerate", regenerate);
+  label.append("after each change");
   if (chosen < 0) return void node("html:p", { class: "igm-hint" }, place, "Drag an object, or select one to change what it is.");
-  for (const [name, values] of Object.entries(scene.vocabulary)) {
+  for (const name of Object.keys(scene.vocabulary).sort((a, b) => SPOKEN.indexOf(a) - SPOKEN.indexOf(b))) {
+    const values = scene.vocabulary[name];
     const row = node("html:div", { class: "igm-row" }, place);
-    node("html:span", {}, row, name);
+    node("html:span", {}, row, name === "color" ? "colour" : name);
     for (const value of values) {
       const on = objects[chosen].attributes[name] === value;
       const made = node("html:button", { type: "button", title: value, "aria-pressed": on, "data-value": value }, row);

@@ -7,8 +7,7 @@ import gradio as gr
 
 HERE = Path(__file__).parent
 CSS = (HERE / "board.css").read_text() + (HERE / "page.css").read_text()
-PLACE = '<div class="igm-board"><div class="igm-error"></div><div class="igm-stage"></div><div class="igm-panel"></div></div>'
-SHOWING = PLACE.replace('<div class="igm-error"></div>', "")
+STAGE = '<div class="igm-stage"></div><div class="igm-panel"></div>'
 
 
 def board(name: str, **options: Any) -> gr.HTML:
@@ -17,6 +16,6 @@ def board(name: str, **options: Any) -> gr.HTML:
     Args:
         name: id in the page. options: of `gr.HTML`; with `server_functions=[price]` it can be edited.
     """
-    place = PLACE if options.get("server_functions") else SHOWING
+    above = '<div class="igm-error"></div>' if options.get("server_functions") else ""
     script = (HERE / "board.js").read_text()
-    return gr.HTML(None, html_template=place, js_on_load=script, elem_id=name, **options)
+    return gr.HTML(None, html_template=above + STAGE, js_on_load=script, elem_id=name, **options)

@@ -31,8 +31,8 @@ def error_curve(errors: Sequence[float], chosen: int, sure: float | None) -> str
         parts.append(f'<text{own} x="{x:.1f}" y="{HEIGHT - 22}" text-anchor="middle">{k}</text>')
     if sure is not None and 1 <= chosen <= len(points):
         x, y = points[chosen - 1]
-        told = f'<text class="on" x="{x:.1f}" y="{max(y - 14, TOP + 8):.1f}" text-anchor="middle">{100 * sure:.0f} % sure</text>'
-        parts.append(told)
+        told = f"{100 * sure:.0f} % sure"
+        parts.append(f'<text class="on" x="{x:.1f}" y="{max(y - 14, TOP + 8):.1f}" text-anchor="middle">{told}</text>')
     parts.append(f'<text x="{LEFT + wide / 2:.0f}" y="{HEIGHT - 4}" text-anchor="middle">number of objects</text>')
     return f'<svg class="igm-chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">{"".join(parts)}</svg>'
 
@@ -40,7 +40,7 @@ def error_curve(errors: Sequence[float], chosen: int, sure: float | None) -> str
 def ticks(low: float, high: float, about: int = 4) -> list[float]:
     """Round values between two numbers."""
     step = 10 ** math.floor(math.log10((high - low) / about))
-    step *= min((factor for factor in (1, 2, 5, 10)), key=lambda factor: abs((high - low) / (factor * step) - about))
+    step *= min((1, 2, 5, 10), key=lambda factor: abs((high - low) / (factor * step) - about))
     first = math.ceil(low / step)
     return [step * n for n in range(first, math.floor(high / step) + 1)]
 

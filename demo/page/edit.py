@@ -13,6 +13,8 @@ HELP = (
     "Regenerating noises the picture to the strength and denoises it under the new objects; it is as sharp as the model "
     "draws, {0} x {0} pixels."
 )
+TITLE = '<div class="igm-side">The scene as it stands on the left, drawn by the model</div>'
+EMPTY = '<div class="igm-empty">Move an object: its picture appears here.</div>'
 
 
 @spoken
@@ -20,7 +22,7 @@ def regenerate(strength: float, event: gr.EventData) -> str:
     """The picture of the scene as it stands on the board."""
     reading, picture = readings.drawn_again(getattr(event, "_data", None), strength)
     side = reading.measured.model.model.resolution
-    return shown(picture, f"Regenerated at strength {strength:.2f} from {side} x {side} pixels")
+    return TITLE + shown(picture, f"Regenerated at strength {strength:.2f} from {side} x {side} pixels")
 
 
 def make_board() -> gr.HTML:
@@ -34,13 +36,17 @@ def build(edit_board: gr.HTML, heavy: dict[str, Any]) -> None:
         with gr.Column(scale=1, min_width=380):
             edit_board.render()
         with gr.Column(scale=1, min_width=380):
+            picture = gr.HTML(TITLE + EMPTY, elem_id="igm-regenerated")
             strength = gr.Slider(
                 0.3, 1.0, value=0.7, step=0.05, label="Strength", info="Low keeps the picture, 1 keeps nothing of it."
             )
-            picture = gr.HTML(
-                '<div class="igm-empty">Move an object: its picture appears here.</div>', elem_id="igm-regenerated"
-            )
     gr.HTML(f'<p class="igm-hint">{HELP.format(readings.model().model.resolution)}</p>')
     edit_board.submit(
-        regenerate, [strength], picture, api_name="regenerate", trigger_mode="always_last", show_progress="minimal", **heavy
+        regenerate,
+        [strength],
+        picture,
+        api_name="regenerate",
+        trigger_mode="always_last",
+        show_progress="minimal",
+        **heavy,
     )

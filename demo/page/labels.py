@@ -124,7 +124,9 @@ def build_tab(
         random = gr.Button(start)
     with gr.Row():
         with gr.Column(scale=2, min_width=320):
-            picture = gr.HTML('<div class="igm-empty">Give a picture, or draw one.</div>', elem_id=f"igm-{kind}-picture")
+            picture = gr.HTML(
+                '<div class="igm-empty">Give a picture, or draw one.</div>', elem_id=f"igm-{kind}-picture"
+            )
         with gr.Column(scale=3, min_width=360):
             gr.HTML("<h3>Denoising error of each alternative, above the best</h3>")
             chart = gr.HTML(elem_id=f"igm-{kind}-bars")

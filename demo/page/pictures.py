@@ -37,7 +37,9 @@ def opened(path: str | None) -> Image.Image:
             )
         return decode_image(path)
     except DataError:
-        raise UserError("The file is not a picture that can be read; give a PNG, JPEG, WebP, GIF, BMP or TIFF.") from None
+        raise UserError(
+            "The file is not a picture that can be read; give a PNG, JPEG, WebP, GIF, BMP or TIFF."
+        ) from None
 
 
 def spoken(handler: Callable) -> Callable:

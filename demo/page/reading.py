@@ -20,6 +20,7 @@ from .shelf import Shelf
 
 MOST_OBJECTS = 12  # in a picture, on this page
 DRAWN = (3, 8)  # objects of a random scene
+SETTINGS: dict[str, Any] = {"max_objects": 10}  # of `igm.inference.settings.PursuitSettings`
 SHELF = Shelf(most=24, seconds=30 * 60)  # about 10 MB a picture
 
 
@@ -48,14 +49,14 @@ def model() -> Any:
 @functools.cache
 def example() -> Reading:
     """The sample scene, which every visitor sees first."""
-    measured = model().measure(SAMPLE_IMAGES / "scene.png", max_objects=10)
+    measured = model().measure(SAMPLE_IMAGES / "scene.png", **SETTINGS)
     scene = measured.scene()
     return Reading(measured, scene, scene)
 
 
 def begin(image: Image.Image, truth: int | None = None) -> str:
     """Measure a picture and take a first look; return its key."""
-    measured = model().measure(image, max_objects=10)
+    measured = model().measure(image, **SETTINGS)
     return SHELF.put(Reading(measured, measured.first_look(), truth=truth))
 
 
@@ -84,6 +85,7 @@ def board_of(key: str, reading: Reading, editable: bool) -> dict[str, Any]:
     scene, image = reading.scene, reading.measured.image
     found = getattr(scene, "objects", None)
     sure = scene.object_confidence
+    vocabulary = reading.measured.model.model.facts.vocabulary or {}
     objects = [
         {
             "position": [float(x), float(y)],
@@ -92,7 +94,6 @@ def board_of(key: str, reading: Reading, editable: bool) -> dict[str, Any]:
         }
         for number, (x, y) in enumerate(scene.positions)
     ]
-    vocabulary = reading.measured.model.model.facts.vocabulary or {}
     return {
         "key": key,
         "picture": as_url(image, 640),
@@ -101,7 +102,6 @@ def board_of(key: str, reading: Reading, editable: bool) -> dict[str, Any]:
         "objects": objects,
         "error": reading.measured.error(scene.parts()) if editable else None,
         "editable": editable,
-        "captions": True,
         "most": MOST_OBJECTS,
         "vocabulary": {name: list(values) for name, values in vocabulary.items()},
         "colors": {name: f"rgb{rgb}" for name, rgb in COLORS.items()},

@@ -13,6 +13,8 @@ from .charts import error_curve
 from .pictures import opened, shown, spoken
 from .reading import Reading
 
+CURVE = "<h3>Denoising error against the number of objects</h3>"
+HEAT = "<h3>What one more object would change</h3>"
 NOTE = "Orange: one more object there would lower the error, so something is unexplained. Blue: it would raise it."
 SEEKING = "First look. The number is now judged on fresh noise, and each object is asked what it is: 2 to 4 s."
 
@@ -53,9 +55,9 @@ def whole(key: str, reading: Reading) -> list[Any]:
     curve = ""
     if sought is not None and sought.error_by_count is not None:
         sure = scene.confidence if scene is sought else None
-        curve = error_curve(sought.error_by_count.tolist(), scene.count, sure)
-    found = reading.measured.error_map(scene.parts())
-    heat = shown(error_overlay(reading.measured.image, found.values, found.box), NOTE)
+        curve = CURVE + error_curve(sought.error_by_count.tolist(), scene.count, sure)
+    changes = reading.measured.error_map(scene.parts())
+    heat = HEAT + shown(error_overlay(reading.measured.image, changes.values, changes.box), NOTE)
     boards = [readings.board_of(key, reading, editable) for editable in (False, True)]
     return [summary(reading), boards[0], table(reading), curve, heat, scene.count, boards[1]]
 
@@ -101,7 +103,7 @@ def build(page: gr.Blocks, key: gr.State, edit_board: gr.HTML, heavy: dict[str, 
     """The tab's parts and what they do."""
     with gr.Row(equal_height=True, elem_classes="igm-controls"):
         file = gr.UploadButton("Upload a picture", type="filepath", file_types=["image"], variant="primary", scale=1)
-        random = gr.Button("Draw a scene at random", scale=1)
+        random = gr.Button("Draw a scene", scale=1)
         count = gr.Slider(1, 10, value=5, step=1, label="Number of objects", scale=2, elem_id="igm-count")
         again = gr.Button("Seek the number", scale=1)
     line = gr.HTML(elem_classes="igm-line", elem_id="igm-summary")
@@ -110,9 +112,7 @@ def build(page: gr.Blocks, key: gr.State, edit_board: gr.HTML, heavy: dict[str, 
             shown_board = board("igm-scene")
             objects = gr.HTML(elem_id="igm-objects")
         with gr.Column(scale=4, min_width=340):
-            gr.HTML("<h3>Denoising error against the number of objects</h3>")
             curve = gr.HTML(elem_id="igm-curve")
-            gr.HTML("<h3>Where one more object would change the error</h3>")
             heat = gr.HTML(elem_id="igm-heat")
     everything = [line, shown_board, objects, curve, heat, count, edit_board]
     looks = [key, line, shown_board, objects]
