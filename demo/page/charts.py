@@ -41,8 +41,8 @@ def ticks(low: float, high: float, about: int = 4) -> list[float]:
     """Round values between two numbers."""
     step = 10 ** math.floor(math.log10((high - low) / about))
     step *= min((1, 2, 5, 10), key=lambda factor: abs((high - low) / (factor * step) - about))
-    first = math.ceil(low / step)
-    return [step * n for n in range(first, math.floor(high / step) + 1)]
+    first = math.ceil(low / step - 1e-9)
+    return [step * n for n in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
 def bars(alternatives: Sequence[tuple[str, float]]) -> str:
