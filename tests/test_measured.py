@@ -14,12 +14,12 @@ from igm.api import ObjectModel, PositionModel, load_model
 from igm.composition import pack
 from igm.data.synthetic.clevr import draw_scene
 from igm.figures import error_overlay
-from igm.inference.draws import draw_for_images, image_generators
+from igm.inference.draws import image_generators
 from igm.measured import Measured
 from igm.objective import Noise, composed_error
 
 SCENE = ROOT / "sample_images" / "scene.png"
-QUICK = {"num_candidates": 36, "num_draws": 4, "num_steps": 2, "count_draws": 4, "max_objects": 3}
+QUICK = {"num_candidates": 36, "num_draws": 4, "num_steps": 2, "count_draws": 4, "max_objects": 3, "num_views": 1}
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def test_the_error_is_that_of_the_network(model, measured):
     for value in ("blue", "sphere"):
         conds[0, 2 + names.index(value)] = 1
     generators = image_generators(search.settings.seed, [0], stream=3)
-    draws = draw_for_images(search.posterior, QUICK["num_draws"], search.t_range, generators, stratified=True)[0]
+    draws = search.draws(slice(None), QUICK["num_draws"], search.t_range, generators)[0][0]
     pairs, errors = pack(conds[None], torch.ones(1, 2)), {}
     with torch.no_grad():
         own = [

@@ -26,7 +26,15 @@ from page.shelf import Shelf  # noqa: E402
 from igm import UserError  # noqa: E402
 
 SCENE = ROOT / "sample_images" / "scene.png"
-QUICK = {"num_candidates": 36, "num_draws": 4, "num_steps": 2, "count_draws": 4, "max_objects": 3, "confidence_draws": 2}
+QUICK = {
+    "num_candidates": 36,
+    "num_draws": 4,
+    "num_steps": 2,
+    "count_draws": 4,
+    "max_objects": 3,
+    "confidence_draws": 2,
+    "num_views": 1,
+}
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from .shelf import Shelf
 MOST_OBJECTS = 12  # in a picture, on this page
 DRAWN = (3, 8)  # objects of a random scene
 SETTINGS: dict[str, Any] = {"max_objects": 10}  # of `igm.inference.settings.PursuitSettings`
-SHELF = Shelf(most=24, seconds=30 * 60)  # about 10 MB a picture
+SHELF = Shelf(most=24, seconds=30 * 60)  # about 20 MB a picture
 
 
 @dataclass

@@ -63,8 +63,11 @@ class Phi:
 
     @torch.no_grad()
     def of_grid(self, conds: torch.Tensor) -> torch.Tensor:
-        """phi of a grid of positions (M, 2), the same tensor for the same grid."""
-        return table_of(self.network).kept(conds)
+        """phi of a search's grid of positions (M, 2): the last is kept, so that pictures measured one by one share it."""
+        table = table_of(self.network)
+        if table.grid is None or table.grid[0] != self.views or not torch.equal(table.grid[1], conds):
+            table.grid = self.views, conds, self(conds)
+        return table.grid[2]
 
     @torch.no_grad()
     def with_slopes(self, conds: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -93,7 +96,7 @@ class PhiTable:
     @torch.no_grad()
     def __init__(self, network: SeparableUNet):
         self.side = int(network.config.sample_size)
-        self.last: tuple[torch.Tensor, torch.Tensor] | None = None  # positions and their phi
+        self.grid: tuple[Sequence[View], torch.Tensor, torch.Tensor] | None = None  # views, positions and their phi
         self.step = 1 / (self.side * STEPS)
         self.first = -self.side * STEPS - MARGIN  # lattice number of the first offset
         self.count = 2 * (self.side * STEPS + MARGIN) + 1
@@ -108,12 +111,6 @@ class PhiTable:
         """phi (M, P, R) of positions (M, 2)."""
         start, (x, y) = self.weights(conds)
         return self.summed(start, y[0][:, :, None] * x[0][:, None])
-
-    def kept(self, conds: torch.Tensor) -> torch.Tensor:
-        """The same of positions that are asked again and again, as a search's grid is; pictures share it."""
-        if self.last is None or not torch.equal(self.last[0], conds):
-            self.last = conds, self(conds)
-        return self.last[1]
 
     def with_slopes(self, conds: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """phi (M, P, R) and its derivatives (M, 2, P, R) of positions (M, 2)."""
