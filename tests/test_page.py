@@ -19,7 +19,7 @@ gr = pytest.importorskip("gradio", reason="the extra demo (Gradio) is not instal
 sys.path.insert(0, str(ROOT / "demo"))  # as in `python demo/app.py`
 
 import app  # noqa: E402
-from page import pictures, reading, scene  # noqa: E402
+from page import labels, pictures, reading, scene  # noqa: E402
 from page.charts import bars, error_curve, ticks  # noqa: E402
 from page.shelf import Shelf  # noqa: E402
 
@@ -142,6 +142,14 @@ def test_a_price_is_that_of_the_scene(quick):
 def test_messages_that_no_board_sends_are_refused(quick, change):
     told = reading.price({"key": reading.begin_example(), "objects": [], **change})
     assert list(told) == ["message"] and len(told["message"]) < 200
+
+
+def test_names_that_a_visitor_gives_are_shown_as_they_are_typed():
+    with pytest.raises(gr.Error, match="does not know &lt;b&gt;cow") as raised:
+        labels.draw_two_animals("cat, <b>cow</b>", "two")
+    assert raised.value.message.endswith(".")
+    picture, chart = labels.draw_two_animals("cat, dog", "one or two")
+    assert chart.count("igm-bar-row") == 3 and ("cat" in picture or "dog" in picture)
 
 
 def test_charts_are_drawn_to_scale():

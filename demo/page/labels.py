@@ -3,6 +3,7 @@
 import functools
 import secrets
 from collections.abc import Callable
+from html import escape
 from typing import Any
 
 import gradio as gr
@@ -53,7 +54,8 @@ def told(labels: Labels, none: str) -> list[str]:
     sure = "" if labels.confidence is None else f" ({100 * labels.confidence:.0f} % sure)"
     alternatives = [(named(own, none), error) for own, error in labels.alternatives[:MOST_BARS]]
     image = labels.image or Image.new("RGB", (8, 8))
-    return [shown(image, f"<b>{named(labels.names, none)}</b>{sure}", 420), bars(alternatives)]
+    answer = escape(named(labels.names, none))  # names may be a visitor's
+    return [shown(image, f"<b>{answer}</b>{sure}", 420), bars(alternatives)]
 
 
 def face_of(image: Image.Image) -> list[str]:

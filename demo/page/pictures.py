@@ -5,6 +5,7 @@ import functools
 import io
 import os
 from collections.abc import Callable
+from html import escape
 from typing import Any
 
 import gradio as gr
@@ -50,7 +51,9 @@ def spoken(handler: Callable) -> Callable:
         try:
             return handler(*args)
         except (UserError, DataError, ModelError) as error:
-            raise gr.Error(str(error), title="Not done", duration=15, print_exception=False) from None
+            raise gr.Error(
+                escape(str(error), quote=False), title="Not done", duration=15, print_exception=False
+            ) from None
 
     return wrapped
 
