@@ -18,8 +18,7 @@ from PIL import Image
 gr = pytest.importorskip("gradio", reason="the extra demo (Gradio) is not installed")
 sys.path.insert(0, str(ROOT / "demo"))  # as in `python demo/app.py`
 
-import app  # noqa: E402
-from page import labels, pictures, reading, scene  # noqa: E402
+from page import labels, pictures, reading, scene, serve  # noqa: E402
 from page.charts import bars, error_curve, ticks  # noqa: E402
 from page.shelf import Shelf  # noqa: E402
 
@@ -50,8 +49,8 @@ def quick():
 @pytest.fixture(scope="module")
 def address(quick):
     """Address of the page, served by this process."""
-    page = app.build()
-    _, url, _ = app.launch(page, prevent_thread_lock=True, quiet=True, server_port=None)
+    page = serve.build()
+    _, url, _ = serve.launch(page, prevent_thread_lock=True, quiet=True)
     yield url
     page.close()
 
