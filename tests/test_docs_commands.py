@@ -79,7 +79,12 @@ PARSED_ALONE = {  # by what the command has in it
 SLOW = ("scripts/reproduce.py",)  # runs in every fast test run by its parser alone
 NOT_PYTHON = {
     "make demo": "installs packages; tests/test_house.py has its three parts",
+    "make app": "serves until it is stopped; tests/test_page.py serves the same page",
     "make test": "is the test",
+    **dict.fromkeys(
+        ("pip wheel . --no-deps --wheel-dir dist", "cp -r demo space", "unzip -q dist/igm-*.whl 'igm/*' -d space"),
+        "make the folder of a Space; tests/test_house.py builds the wheel, tests/test_page.py reads the folder",
+    ),
     "hf auth login": "asks for a token",
 }
 

@@ -30,6 +30,7 @@ NAVIGATION = {
         "Python API <docs/api>",
         "Reference <docs/sphinx/reference>",
         "Generation <docs/generation>",
+        "The page <docs/page>",
         "Examples <examples/README>",
     ],
     "Change": ["Extending <docs/extending>", "Contributing <CONTRIBUTING>"],
