@@ -168,6 +168,11 @@ def test_penalty_is_the_middle_of_the_best_ones():
     assert share == 1 and penalty == pytest.approx(0.004, abs=1e-4)
 
 
+def test_a_single_draw_tells_nothing():
+    assert object_confidence(torch.tensor([[0.3, -0.2]]), 0.1).tolist() == [0.5, 0.5]
+    assert confidence_of_choice(torch.tensor([[0.1, 0.2]]), 0) == 0.5
+
+
 def test_scale_makes_confidence_the_share_that_is_right():
     """Objects 1.5 standard errors above the penalty of which 69 % are right: the scale is 1 / 3."""
     noise = torch.randn(16, 1, generator=torch.Generator().manual_seed(0))

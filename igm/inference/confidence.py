@@ -66,8 +66,8 @@ def object_confidence(contributions: torch.Tensor, penalty: float, scale: float 
     `scale`, measured on training images, makes it the share of objects that are right: contributions vary between images
     as well as between draws.
     """
-    error = contributions.std(0) / len(contributions) ** 0.5
-    return torch.special.ndtr(scale * (contributions.mean(0) - penalty) / error.clamp(min=1e-12))
+    error = standard_error(contributions).clamp(min=1e-12)
+    return torch.special.ndtr(scale * (contributions.mean(0) - penalty) / error)
 
 
 def confidence_of_choice(costs: torch.Tensor, best: int, scale: float = 1.0) -> float:
@@ -100,5 +100,7 @@ def most_likely_scale(confidence: Callable[[float], torch.Tensor], right: torch.
 
 
 def standard_error(values: torch.Tensor) -> torch.Tensor:
-    """Of the mean over draws: (N, S) -> (S,)."""
+    """Of the mean over draws: (N, S) -> (S,); infinite for a single draw, which does not tell."""
+    if len(values) < 2:
+        return torch.full_like(values[0], torch.inf)
     return values.std(0) / len(values) ** 0.5
