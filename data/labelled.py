@@ -1,7 +1,8 @@
 """One's own pictures with labels of one's own, in a folder with `metadata.jsonl`, `metadata.csv` or a COCO JSON.
 
 Positions: `points`, a list of [x, y] for each picture, in pixels, or in [0, 1] where a column or `--coordinates` says so.
-Attributes: a column for each, whose cells are 1 or -1, or 1 or 0 (true or false).
+What objects are: any further columns, each a list with a value for each point.
+Attributes of whole pictures: a column for each, whose cells are 1 or -1, or 1 or 0 (true or false).
 The split is that of a column `split`, of folders or files called train, val and test, or else by a hash of the file's name.
 """
 
@@ -19,17 +20,23 @@ from igm.data.celeba import DEFAULT_ATTRIBUTES, LABEL_FILE, find_table
 from igm.data.clevr import found_splits
 from igm.data.dataset import locate_file, unique_ids
 from igm.data.metadata import SPLIT_WORDS, SPLITS, Row, find_listings, is_finite, read_metadata
-from igm.data.positions import PositionDataset
+from igm.data.objects import ObjectDataset, attributes_of
 from igm.data.text import parse_json, shown
+from igm.data.vocabulary import text_of
 
 VAL_SHARE = 0.1  # of the pictures, where nothing says which are for validation
 COORDINATES = {"pixels": False, "normalised": True, "normalized": True}
+NO_FIELD = ("points", "coordinates", "split", "width", "height")  # columns that are no attribute of objects
+TAKEN = (  # names that answers and tables use for something else
+    "all", "position", "words", "confidence", "attributes", "shares", "likely", "x", "y", "x_share", "y_share", "image_id",
+    "file_name", "group", "pixel_coords",
+)  # fmt: skip
 NO_ATTRIBUTE = ("split", "width", "height")  # columns that mean something else
 BITS = {"1": 1, "1.0": 1, "true": 1, "0": 0, "0.0": 0, "false": 0, "-1": -1, "-1.0": -1}
 
 
-class LabelledScenes(PositionDataset):
-    """Pictures of one's own with the positions of their objects; items are those of `Clevr`.
+class LabelledScenes(ObjectDataset):
+    """Pictures of one's own with the positions of their objects, and what these are; items are those of `Clevr`.
 
     Args:
         root: folder with the file of labels. split: "train", "val" or "test".
@@ -37,14 +44,15 @@ class LabelledScenes(PositionDataset):
         resolution, max_images, flip, skip_bad_images, fit: as in `Clevr`.
         val_share: share of the pictures that are for validation, where no split is given (default 0.1).
         coordinates: "pixels" (of the upright picture, the default) or "normalised", in [0, 1] of its width and height.
+        fields: attributes that conditions hold besides the position: names of columns, or "all" (`find_fields`).
 
     Raises:
         DataError: no such file, a row that cannot be used, a point outside its picture, points that may be meant in
-            either way, or a missing image. NothingAsked: no picture with so many objects.
+            either way, an asked field that an object lacks, or a missing image. NothingAsked: no picture with so many objects.
     """
 
     task = "positions"
-    options = ("val_share", "coordinates")
+    options = ("val_share", "coordinates", *ObjectDataset.options)
 
     def __init__(
         self,
@@ -58,6 +66,7 @@ class LabelledScenes(PositionDataset):
         fit: str | None = None,
         val_share: float | None = None,
         coordinates: str | None = None,
+        fields: Sequence[str] = (),
     ):
         super().__init__(resolution, fit, flip)
         self.split, self.max_objects = split, num_objects[1]
@@ -81,6 +90,9 @@ class LabelledScenes(PositionDataset):
         pixels = [self.in_pixels(row, points[i], coordinates) for row, i in enumerate(good)]
         self.index = make_index(pixels)
         self.check_positions()
+        self.columns, self.no_columns = find_fields(self.listed, self.index["counts"])
+        self.index |= attributes_of(self.things(), self.columns)
+        self.choose_fields(fields)
 
     @classmethod
     def recognises(cls, root: Path) -> bool:
@@ -111,6 +123,31 @@ class LabelledScenes(PositionDataset):
             raise DataError(f"{own.place}: points are normalised, but {shown(points)} leave 0 to 1; mend them")
         return (places * (width, height) if declared else places).astype(np.float32)
 
+    def field_names(self) -> Sequence[str]:
+        """The columns that say what objects are."""
+        return self.columns
+
+    def things(self) -> list[dict[str, str | None]]:
+        """The attributes of all objects; None for what is missing, or no value."""
+        found: list[dict[str, str | None]] = []
+        for row, count in enumerate(self.index["counts"].tolist()):
+            own = {name: values for name, values in self.fields(row).items() if name in self.columns}
+            found += [{name: text_of(values[k]) for name, values in own.items()} for k in range(count)]
+        return found
+
+    def check_fields(self, source: str = "") -> None:
+        """Also names the columns, and the cells, that cannot be used."""
+        for name in self.vocabulary:
+            if name in TAKEN or not text_of(name) or "=" in name:
+                raise DataError(
+                    f"{self.listing}: a column {shown(name)} cannot be an attribute, answers have that name for something "
+                    "else; rename it, or name the others by --fields"
+                )
+            for row, count in zip(self.listed, self.index["counts"].tolist(), strict=True):
+                if fault := fault_of_column(row, name, count):
+                    raise DataError(f"{row.place}{fault}; mend it, or {self.mend_of(name)}")
+        super().check_fields(source)
+
     def fields(self, row: int) -> dict[str, list[Any]]:
         """What the file says of each object of a picture besides its place: columns with a list as long as `points`."""
         count, found = int(self.index["counts"][row]), {}
@@ -121,9 +158,15 @@ class LabelledScenes(PositionDataset):
         return found
 
     def notes(self) -> list[str]:
-        """Whose the split is, and how many pictures are left out for their number of objects."""
+        """Whose the split is, how many pictures are left out for their number of objects, and what objects are."""
         more = f"; {self.left_out} pictures with other numbers of objects are left out" if self.left_out else ""
-        return [f"{self.listing}: {self.split_note}{more}"]
+        notes = [f"{self.listing}: {self.split_note}{more}"]
+        if self.vocabulary:
+            known = ", ".join(f"{name} ({len(values)} values)" for name, values in self.vocabulary.items())
+            others = [name for name in (*self.columns, *self.no_columns) if name not in self.vocabulary]
+            more = f"; not learnt: {', '.join(others)}" if others else ""
+            notes.append(f"{self.listing}: attributes of objects: {known}{more}")
+        return notes
 
 
 class LabelledFaces(AttributeDataset):
@@ -306,6 +349,40 @@ def as_list(value: object) -> list[Any] | None:
         except DataError:
             return None
     return value if isinstance(value, list) else None
+
+
+def find_fields(rows: Sequence[Row], counts: np.ndarray) -> tuple[list[str], list[str]]:
+    """The columns with a list as long as the points in some row: those of values that an attribute can have, and others.
+
+    The first such value decides, so that a wrong one later is a fault of its row.
+    """
+    first: dict[str, object] = {}
+    for row, count in zip(rows, counts.tolist(), strict=True):
+        for name in row.values.keys() - first.keys() - set(NO_FIELD):
+            own = as_list(row.values[name]) or []
+            if len(own) == count and (known := [value for value in own if value is not None]):
+                first[name] = known[0]
+    order = [name for name in dict.fromkeys(name for row in rows for name in row.values) if name in first]
+    good = [name for name in order if text_of(first[name]) is not None]
+    return good, [name for name in order if name not in good]
+
+
+def fault_of_column(row: Row, name: str, count: int) -> str | None:
+    """What is wrong with an attribute in a row of `count` objects, to follow the row's place in a message."""
+    value = row.values.get(name)
+    if value is None or value == "":
+        return f": it has no {name}, which needs a list with a value for each point"
+    own = as_list(value)
+    if own is None:
+        return f": {name} is {shown(value)}, expected a list with a value for each point"
+    if len(own) != count:
+        return f": {name} has {len(own)} values for {count} points"
+    for number, each in enumerate(own, 1):
+        if each is not None and text_of(each) is None:
+            return f", object {number}: {name} is {shown(each)}, expected a short text or a whole number"
+        if each is None:
+            return f", object {number}: it has no {name}"
+    return None
 
 
 def points_of(row: Row) -> list[list[float]]:
