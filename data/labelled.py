@@ -29,7 +29,7 @@ COORDINATES = {"pixels": False, "normalised": True, "normalized": True}
 NO_FIELD = ("points", "coordinates", "split", "width", "height")  # columns that are no attribute of objects
 TAKEN = (  # names that answers and tables use for something else
     "all", "position", "words", "confidence", "attributes", "shares", "likely", "x", "y", "x_share", "y_share", "image_id",
-    "file_name", "group", "pixel_coords",
+    "group", "pixel_coords", "picture", "num_objects", "file_name",
 )  # fmt: skip
 NO_ATTRIBUTE = ("split", "width", "height")  # columns that mean something else
 BITS = {"1": 1, "1.0": 1, "true": 1, "0": 0, "0.0": 0, "false": 0, "-1": -1, "-1.0": -1}

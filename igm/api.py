@@ -21,6 +21,7 @@ from PIL import Image
 
 from igm import UserError
 from igm.data import DataError
+from igm.data.vocabulary import text_of
 from igm.devices import find_device
 from igm.facts import FACTS_FILE, Facts
 from igm.files import replace_json
@@ -256,16 +257,17 @@ class ObjectModel(PositionModel):
     task = "objects"
     asks = ("objects", "positions")
 
-    def find(self, picture: Picture, num_objects: int | None = None, **attributes: str) -> list[SceneObject]:
+    def find(self, picture: Picture, num_objects: int | None = None, **attributes: Any) -> list[SceneObject]:
         """Where is the red cube? The objects that are likelier than not what is asked for, the surest first.
 
         Args:
-            attributes: some of an object's, such as color="red", shape="cube".
+            attributes: some of an object's, such as color="red", shape="cube", or digit=3.
 
         Raises:
             UserError: the model does not know such an attribute, or such a value.
         """
         vocabulary = self.model.facts.vocabulary or {}
+        attributes = {name: text_of(value) or value for name, value in attributes.items()}
         for name, value in attributes.items():
             if name not in vocabulary:
                 raise UserError(f"{name}={value!r}: the model knows {', '.join(vocabulary)}")

@@ -15,7 +15,7 @@ from PIL import Image
 
 from igm import UserError
 from igm.composition import entering_weights, weighted_predictor
-from igm.data.vocabulary import Vocabulary, encode_object
+from igm.data.vocabulary import Vocabulary, encode_object, text_of
 from igm.encoding import one_hot
 from igm.facts import Facts
 from igm.figures.style import as_pil
@@ -189,14 +189,21 @@ def attributes_of(concept: Any, vocabulary: Vocabulary) -> dict[str, str]:
         raise UserError(f'object {concept!r}: must be like {{"position": (0.3, 0.7), "color": "red"}}')
     as_place(concept["position"])
     named = [(name, value) for name, value in concept.items() if name not in ("position", "words")]
-    owner = {value: name for name, values in vocabulary.items() for value in values}
-    named += [(owner.get(word, ""), word) for word in concept.get("words", ())]
+    owners: dict[str, list[str]] = {}
+    for name, values in vocabulary.items():
+        for value in values:
+            owners.setdefault(value, []).append(name)
+    for word in concept.get("words", ()):
+        if len(own := owners.get(word, [""])) > 1:
+            raise UserError(f"object {word}: may be its {' or its '.join(own)}; say which, in Python")
+        named.append((own[0], word))
     found: dict[str, str] = {}
     for name, value in named:
         if value is None:
             continue
+        value = text_of(value) or value
         if value not in vocabulary.get(name, ()):
-            known = vocabulary.get(name) or (tuple(owner) if not name else tuple(vocabulary))
+            known = vocabulary.get(name) or (tuple(owners) if not name else tuple(vocabulary))
             raise UserError(
                 f"object {f'{name}={value}' if name else value}: the model knows {', '.join(known) or 'places alone'}"
             )
