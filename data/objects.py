@@ -37,7 +37,9 @@ class ObjectDataset(PositionDataset):
     def said_of_objects(self) -> str:
         """What there is to choose, for a message."""
         names = ", ".join(self.field_names())
-        return f"{names} of its objects; name one" if names else "nothing of its objects but where they are; leave it out"
+        return (
+            f"{names} of its objects; name one" if names else "nothing of its objects but where they are; leave it out"
+        )
 
     def choose_fields(self, fields: Sequence[str]) -> None:
         """Let conditions hold these of `field_names`, or "all".

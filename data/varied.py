@@ -111,7 +111,7 @@ class VariedScenes(torch.utils.data.Dataset):
         pixels, hue = change_colours(pixels, rng, v)
         if hue:
             for name, block in blocks(self.vocabulary):
-                if name == "color":
+                if name in ("color", "colour"):
                     conds[:, block] = 0  # nobody knows what it is called now
         return {**labels, "conds": conds, "pixel_values": pixels}
 

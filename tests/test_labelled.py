@@ -207,7 +207,14 @@ def write_things(root, points=POINTS, **changes):
     """Pictures whose objects have a kind and a number of spots; `changes` to the row of b.png, None takes a column out."""
     write_pictures(root, points)
     rows = [
-        {"file_name": name, "points": points[name], "kind": kind, "spots": spots, "source": "phone", "area": [0.5] * len(kind)}
+        {
+            "file_name": name,
+            "points": points[name],
+            "kind": kind,
+            "spots": spots,
+            "source": "phone",
+            "area": [0.5] * len(kind),
+        }
         for name, (kind, spots) in KINDS.items()
     ]
     rows[0] = {name: value for name, value in (rows[0] | changes).items() if value is not None}
@@ -285,7 +292,9 @@ def test_fields_that_do_not_exist_or_are_too_many(tmp_path):
 def test_a_value_that_a_checkpoint_does_not_know(tmp_path):
     write_things(tmp_path)
     dataset = opened(tmp_path)
-    with pytest.raises(DataError, match=r"line 2, object 2: kind is 'fork', which the checkpoint does not know .*cup, plate"):
+    with pytest.raises(
+        DataError, match=r"line 2, object 2: kind is 'fork', which the checkpoint does not know .*cup, plate"
+    ):
         dataset.speak({"kind": ("cup", "plate")}, "the checkpoint")
     with pytest.raises(DataError, match=r"line 1: it has no colour, .*--places_only"):
         dataset.speak({"colour": ("red", "blue")}, "the checkpoint")
@@ -444,7 +453,9 @@ def test_attributes_of_objects_from_training_to_answers(run_main, training_args,
         model.find(root / "b.png", 2, spots=4)
     write_things(tmp_path / "odd", kind=["cup", "knife"])
     code, _, err = run_main("eval_clevr", "--dataset_root", tmp_path / "odd", *given[2:], *quick)
-    check_refused(code, err, "line 1, object 2: kind is 'knife', which the checkpoint does not know", "cup, fork, plate")
+    check_refused(
+        code, err, "line 1, object 2: kind is 'knife', which the checkpoint does not know", "cup, fork, plate"
+    )
     code, _, err = run_main("train_clevr", *train, "--fields", "kind")
     check_refused(code, err, "of size 8", "have size 5", "cond_size")
 
