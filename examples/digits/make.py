@@ -1,4 +1,4 @@
-"""Pictures of handwritten digits with their places: one to three to train on, four and five to be understood.
+"""Pictures of handwritten digits, where they are and which: one to three to train on, four and five to be understood.
 
 Examples:
     python examples/digits/make.py --out digits
@@ -66,7 +66,7 @@ def main() -> None:
     """Write the three splits."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="folder to write; it must not exist")
-    for split, number in {"train": 3000, "val": 200, "test": 200}.items():
+    for split, number in {"train": 6000, "val": 200, "test": 200}.items():
         parser.add_argument(f"--num_{split}", type=int, default=number, help="pictures (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same pictures")
     options = parser.parse_args()
