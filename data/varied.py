@@ -37,7 +37,7 @@ class Variation:
 
 @dataclass(frozen=True)
 class Forgetting:
-    """How often the attributes of objects are made unknown: all of a picture's, or each block."""
+    """How often the attributes of objects are made unknown: all of a picture's, or, where there are several, each block."""
 
     whole: float = 0.3
     block: float = 0.25
@@ -94,7 +94,8 @@ class VariedScenes(torch.utils.data.Dataset):
         """Item i, perhaps varied; what is drawn depends on `rng` alone."""
         item = self.with_new_look(i, rng) if rng.random() < self.variation.share else self[i]
         if self.vocabulary:
-            item["conds"] = forget(item["conds"], self.vocabulary, rng, **vars(self.forgetting))
+            block = self.forgetting.block if len(self.vocabulary) > 1 else 0.0
+            item["conds"] = forget(item["conds"], self.vocabulary, rng, self.forgetting.whole, block)
         return item
 
     def with_new_look(self, i: int, rng: np.random.Generator) -> Item:
