@@ -20,7 +20,8 @@ from igm.cli.launch import run
 from igm.cli.options import Parser, take
 from igm.facts import Facts
 from igm.figures.grid import save_image_grid
-from igm.generation import KINDS, SamplingSettings
+from igm.generation import SamplingSettings
+from igm.kinds import KINDS
 from igm.settings import Settings, int_range, path, positive, setting
 
 SEED = 7  # of what is asked for

@@ -1,7 +1,8 @@
 """One's own pictures with labels of one's own, in a folder with `metadata.jsonl`, `metadata.csv` or a COCO JSON.
 
 Positions: `points`, a list of [x, y] for each picture, in pixels, or in [0, 1] where a column or `--coordinates` says so.
-Attributes: a column for each, whose cells are 1 or -1, or 1 or 0 (true or false).
+What objects are: any further columns, each a list with a value for each point.
+Attributes of whole pictures: a column for each, whose cells are 1 or -1, or 1 or 0 (true or false).
 The split is that of a column `split`, of folders or files called train, val and test, or else by a hash of the file's name.
 """
 
@@ -17,19 +18,31 @@ from igm.data import DataError, NothingAsked
 from igm.data.attributes import DOMAINS, AttributeDataset, choose_columns
 from igm.data.celeba import DEFAULT_ATTRIBUTES, LABEL_FILE, find_table
 from igm.data.clevr import found_splits
+from igm.data.columns import (
+    as_list,
+    check_size,
+    coordinates_of,
+    fault_of_column,
+    find_fields,
+    points_of,
+)
 from igm.data.dataset import locate_file, unique_ids
-from igm.data.metadata import SPLIT_WORDS, SPLITS, Row, find_listings, is_finite, read_metadata
-from igm.data.positions import PositionDataset
-from igm.data.text import parse_json, shown
+from igm.data.metadata import SPLIT_WORDS, SPLITS, Row, find_listings, read_metadata
+from igm.data.objects import ObjectDataset, attributes_of
+from igm.data.text import shown
+from igm.data.vocabulary import text_of
 
 VAL_SHARE = 0.1  # of the pictures, where nothing says which are for validation
-COORDINATES = {"pixels": False, "normalised": True, "normalized": True}
+TAKEN = (  # names that answers and tables use for something else
+    "all", "position", "words", "confidence", "attributes", "shares", "likely", "x", "y", "x_share", "y_share", "image_id",
+    "group", "pixel_coords", "picture", "num_objects", "file_name",
+)  # fmt: skip
 NO_ATTRIBUTE = ("split", "width", "height")  # columns that mean something else
 BITS = {"1": 1, "1.0": 1, "true": 1, "0": 0, "0.0": 0, "false": 0, "-1": -1, "-1.0": -1}
 
 
-class LabelledScenes(PositionDataset):
-    """Pictures of one's own with the positions of their objects; items are those of `Clevr`.
+class LabelledScenes(ObjectDataset):
+    """Pictures of one's own with the positions of their objects, and what these are; items are those of `Clevr`.
 
     Args:
         root: folder with the file of labels. split: "train", "val" or "test".
@@ -37,14 +50,16 @@ class LabelledScenes(PositionDataset):
         resolution, max_images, flip, skip_bad_images, fit: as in `Clevr`.
         val_share: share of the pictures that are for validation, where no split is given (default 0.1).
         coordinates: "pixels" (of the upright picture, the default) or "normalised", in [0, 1] of its width and height.
+        fields: attributes that conditions hold besides the position: names of columns, or "all" (`find_fields`).
 
     Raises:
         DataError: no such file, a row that cannot be used, a point outside its picture, points that may be meant in
-            either way, or a missing image. NothingAsked: no picture with so many objects.
+            either way, an asked field that an object lacks, or a missing image. NothingAsked: no picture with so many
+            objects.
     """
 
     task = "positions"
-    options = ("val_share", "coordinates")
+    options = ("val_share", "coordinates", *ObjectDataset.options)
 
     def __init__(
         self,
@@ -58,6 +73,7 @@ class LabelledScenes(PositionDataset):
         fit: str | None = None,
         val_share: float | None = None,
         coordinates: str | None = None,
+        fields: Sequence[str] = (),
     ):
         super().__init__(resolution, fit, flip)
         self.split, self.max_objects = split, num_objects[1]
@@ -81,6 +97,9 @@ class LabelledScenes(PositionDataset):
         pixels = [self.in_pixels(row, points[i], coordinates) for row, i in enumerate(good)]
         self.index = make_index(pixels)
         self.check_positions()
+        self.columns, self.no_columns = find_fields(self.listed, self.index["counts"])
+        self.index |= attributes_of(self.things(), self.columns)
+        self.choose_fields(fields)
 
     @classmethod
     def recognises(cls, root: Path) -> bool:
@@ -111,6 +130,31 @@ class LabelledScenes(PositionDataset):
             raise DataError(f"{own.place}: points are normalised, but {shown(points)} leave 0 to 1; mend them")
         return (places * (width, height) if declared else places).astype(np.float32)
 
+    def field_names(self) -> Sequence[str]:
+        """The columns that say what objects are."""
+        return self.columns
+
+    def things(self) -> list[dict[str, str | None]]:
+        """The attributes of all objects; None for what is missing, or no value."""
+        found: list[dict[str, str | None]] = []
+        for row, count in enumerate(self.index["counts"].tolist()):
+            own = {name: values for name, values in self.fields(row).items() if name in self.columns}
+            found += [{name: text_of(values[k]) for name, values in own.items()} for k in range(count)]
+        return found
+
+    def check_fields(self, source: str = "") -> None:
+        """Also names the columns, and the cells, that cannot be used."""
+        for name in self.vocabulary:
+            if name in TAKEN or not text_of(name) or "=" in name:
+                raise DataError(
+                    f"{self.listing}: a column {shown(name)} cannot be an attribute, answers have that name for something "
+                    "else; rename it, or name the others by --fields"
+                )
+            for row, count in zip(self.listed, self.index["counts"].tolist(), strict=True):
+                if fault := fault_of_column(row, name, count):
+                    raise DataError(f"{row.place}{fault}; mend it, or {self.mend_of(name)}")
+        super().check_fields(source)
+
     def fields(self, row: int) -> dict[str, list[Any]]:
         """What the file says of each object of a picture besides its place: columns with a list as long as `points`."""
         count, found = int(self.index["counts"][row]), {}
@@ -121,9 +165,15 @@ class LabelledScenes(PositionDataset):
         return found
 
     def notes(self) -> list[str]:
-        """Whose the split is, and how many pictures are left out for their number of objects."""
+        """Whose the split is, how many pictures are left out for their number of objects, and what objects are."""
         more = f"; {self.left_out} pictures with other numbers of objects are left out" if self.left_out else ""
-        return [f"{self.listing}: {self.split_note}{more}"]
+        notes = [f"{self.listing}: {self.split_note}{more}"]
+        if self.vocabulary:
+            known = ", ".join(f"{name} ({len(values)} values)" for name, values in self.vocabulary.items())
+            others = [name for name in (*self.columns, *self.no_columns) if name not in self.vocabulary]
+            more = f"; not learnt: {', '.join(others)}" if others else ""
+            notes.append(f"{self.listing}: attributes of objects: {known}{more}")
+        return notes
 
 
 class LabelledFaces(AttributeDataset):
@@ -296,63 +346,6 @@ def find_folder(root: Path, listing: Path, split: str, rows: Sequence[Row]) -> P
         if any((folder / locate_file(folder, row.file, row.place)).is_file() for row in rows[:10]):
             return folder
     return listing.parent
-
-
-def as_list(value: object) -> list[Any] | None:
-    """A list, or the list that a table's cell holds as JSON; None for anything else."""
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        try:
-            value = parse_json(value, "a cell")
-        except DataError:
-            return None
-    return value if isinstance(value, list) else None
-
-
-def points_of(row: Row) -> list[list[float]]:
-    """The points of a picture as they are written; an empty list for a picture without objects.
-
-    Raises:
-        DataError: there are none, or they are something else.
-    """
-    if "points" not in row.values:
-        raise DataError(f"{row.place}: there is no points; write a list of [x, y], [] for a picture without objects")
-    points = as_list(row.values["points"])
-    right = points is not None and all(
-        isinstance(point, list) and len(point) == 2 and all(map(is_finite, point)) for point in points
-    )
-    if points is None or not right:
-        raise DataError(f"{row.place}: points is {shown(row.values['points'])}, expected a list of [x, y]; mend it")
-    return points
-
-
-def coordinates_of(row: Row, asked: str | None) -> bool | None:
-    """Whether a picture's points are declared as normalised (True) or as pixels (False); None: nobody says.
-
-    Raises:
-        DataError: its column says something else, or not what was asked for.
-    """
-    own = row.values.get("coordinates")
-    if own is None or own == "":
-        return None if asked is None else COORDINATES[asked]
-    declared = COORDINATES.get(own.strip().lower()) if isinstance(own, str) else None
-    if declared is None:
-        raise DataError(f"{row.place}: coordinates is {shown(own)}, expected pixels or normalised; write it")
-    if asked is not None and COORDINATES[asked] != declared:
-        raise DataError(f"{row.place}: coordinates is {shown(own)}, against --coordinates {asked}; keep one")
-    return declared
-
-
-def check_size(row: Row, width: float, height: float) -> None:
-    """Raise DataError where a row says another size than its picture has: its points are those of another picture."""
-    said = [row.values.get(name) for name in ("width", "height")]
-    if None in said or [str(value) for value in said] == [f"{width:g}", f"{height:g}"]:
-        return
-    if all(map(is_finite, said)) and said == [width, height]:
-        return
-    raise DataError(
-        f"{row.place}: {row.file} is said to be {shown(said[0])} x {shown(said[1])} and has {width:g} x {height:g} pixels; "
-        "give points and size of the picture as it is"
-    )
 
 
 def make_index(points: Sequence[np.ndarray]) -> dict[str, np.ndarray]:

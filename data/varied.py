@@ -37,7 +37,7 @@ class Variation:
 
 @dataclass(frozen=True)
 class Forgetting:
-    """How often the attributes of objects are made unknown: all of a picture's, or each block."""
+    """How often the attributes of objects are made unknown: all of a picture's, or, where there are several, each block."""
 
     whole: float = 0.3
     block: float = 0.25
@@ -97,7 +97,8 @@ class VariedScenes(torch.utils.data.Dataset):
         """Item i, perhaps varied; what is drawn depends on `rng` alone."""
         item = self.with_new_look(i, rng) if rng.random() < self.variation.share else self[i]
         if self.vocabulary:
-            item["conds"] = forget(item["conds"], self.vocabulary, rng, **vars(self.forgetting))
+            block = self.forgetting.block if len(self.vocabulary) > 1 else 0.0
+            item["conds"] = forget(item["conds"], self.vocabulary, rng, self.forgetting.whole, block)
         return item
 
     def with_new_look(self, i: int, rng: np.random.Generator) -> Item:
@@ -114,7 +115,7 @@ class VariedScenes(torch.utils.data.Dataset):
         pixels, hue = change_colours(pixels, rng, v)
         if hue:
             for name, block in blocks(self.vocabulary):
-                if name == "color":
+                if name in ("color", "colour"):
                     conds[:, block] = 0  # nobody knows what it is called now
         return {**labels, "conds": conds, "pixel_values": pixels}
 

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import torch
 
-FIELDS = ("shape", "color", "material", "size")  # in the order of the blocks
+FIELDS = ("shape", "color", "material", "size")  # of CLEVR's scenes, in the order of the blocks
+LONGEST = 100  # characters of a value
 Vocabulary = Mapping[str, tuple[str, ...]]  # the values of each attribute, in the order of the numbers
 
 
@@ -62,6 +63,14 @@ def forget(
 def as_vocabulary(values: Mapping[str, Sequence[str]] | None) -> Vocabulary:
     """Plain JSON as a vocabulary."""
     return {name: tuple(own) for name, own in (values or {}).items()}
+
+
+def text_of(value: object) -> str | None:
+    """A value as a vocabulary has it: a short text, or a whole number, true or false as text; None for anything else."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = str(value).strip() if isinstance(value, str | int) else ""
+    return text if 0 < len(text) <= LONGEST and text.isprintable() else None
 
 
 def names_of(vocabulary: Vocabulary) -> tuple[str, ...]:

@@ -17,14 +17,16 @@ import torch
 from PIL import Image
 
 from igm import UserError
+from igm.data.vocabulary import text_of
 from igm.devices import find_device
 from igm.facts import FACTS_FILE, Facts
 from igm.files import replace_json
-from igm.generation import KINDS, Composition, FoundAgain, Kind, as_pictures, sample, settings_of
+from igm.generation import Composition, as_pictures, sample, settings_of
 from igm.hub import is_pipeline, list_models, resolve
 from igm.inference.loading import DenoiserLoading, PipelineLoading
 from igm.inference.method import Method, encode_images, methods_of
 from igm.inference.objects import ObjectsMethod, infer_at
+from igm.kinds import KINDS, FoundAgain, Kind
 from igm.measured import Measured
 from igm.models import ModelError
 from igm.models.denoiser import Denoiser
@@ -46,7 +48,7 @@ class PictureModel:
     Attributes:
         task: name of what a concept is.
         method: name of how it is sought.
-        asks: the kinds of concepts that pictures can be asked for (`igm.generation.KINDS`).
+        asks: the kinds of concepts that pictures can be asked for (`igm.kinds.KINDS`).
     """
 
     task: ClassVar[str]
@@ -230,16 +232,17 @@ class ObjectModel(PositionModel):
     task = "objects"
     asks = ("objects", "positions")
 
-    def find(self, picture: Picture, num_objects: int | None = None, **attributes: str) -> list[SceneObject]:
+    def find(self, picture: Picture, num_objects: int | None = None, **attributes: Any) -> list[SceneObject]:
         """Where is the red cube? The objects that are likelier than not what is asked for, the surest first.
 
         Args:
-            attributes: some of an object's, such as color="red", shape="cube".
+            attributes: some of an object's, such as color="red", shape="cube", or digit=3.
 
         Raises:
             UserError: the model does not know such an attribute, or such a value.
         """
         vocabulary = self.model.facts.vocabulary or {}
+        attributes = {name: text_of(value) or value for name, value in attributes.items()}
         for name, value in attributes.items():
             if name not in vocabulary:
                 raise UserError(f"{name}={value!r}: the model knows {', '.join(vocabulary)}")

@@ -10,8 +10,9 @@ from typing import Any
 from PIL import Image
 
 from igm import UserError
-from igm.generation import KINDS, Composition, as_pictures, as_place, sample, settings_of
+from igm.generation import Composition, as_pictures, sample, settings_of
 from igm.inference.method import encode_images
+from igm.kinds import KINDS, as_place
 from igm.pictures import as_batch
 from igm.settings import probability
 

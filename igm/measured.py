@@ -14,13 +14,13 @@ import torch
 from igm import UserError
 from igm.data.vocabulary import names_of
 from igm.error_form import gain_score
-from igm.generation import KINDS
 from igm.inference.closed_form_grid import grow
 from igm.inference.method import encode_images
 from igm.inference.objects import SceneSearch
 from igm.inference.separable import SeparableSearch
 from igm.inference.settings import PursuitSettings
 from igm.inference.types import Inferred
+from igm.kinds import KINDS
 from igm.models.denoiser import Denoiser
 from igm.pictures import Picture, as_batch
 from igm.tasks import find_task

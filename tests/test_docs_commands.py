@@ -72,6 +72,7 @@ OWN_SIZE = {  # in place of the script's, by what the command has in it
     "--dataset_root photos": "--num_images 1 --num_draws 2 --no_figures --mixed_precision no",  # fp16 needs a GPU
 }
 PARSED_ALONE = {  # by what the command has in it
+    "--dataset_root shelf --object_counts 1-3 --fields all": "a network of its own; tests/test_labelled.py trains one",
     "--push_to_hub": "the hub is out of reach; tests/test_publishing.py pushes to one of its own",
     "--resume_from_checkpoint": "needs the stopped run; tests/test_training.py resumes",
     "benchmarks/": "times networks of full size, for minutes; tests/test_throughput.py has the parts",
@@ -215,7 +216,7 @@ def write_results(folder: Path) -> None:
 def world(tmp_path_factory, tiny_vae_dir):
     """A folder in which the pages' commands can be typed."""
     folder = tmp_path_factory.mktemp("world")
-    for path in [*ROOT.glob("*.py"), *(ROOT / name for name in ("configs", "scripts", "sample_images"))]:
+    for path in [*ROOT.glob("*.py"), *(ROOT / name for name in ("configs", "scripts", "sample_images", "examples"))]:
         (folder / path.name).symlink_to(path)
     (folder / "tiny-sd").symlink_to(tiny_vae_dir)
     for name, config in NETWORK_CONFIGS.items():
@@ -254,7 +255,7 @@ def test_forty_pictures_become_a_model_in_four_commands(tmp_path):
     """The first block of docs/own_data.md one after the other as a person types it, with 20 steps in place of 600."""
     lines = shell_lines("docs/own_data.md")[:4]
     assert [words_of(line)[0] for line in lines] == ["train_clevr.py", "eval_clevr.py", "scripts/export_model.py", "-c"]
-    for path in [*ROOT.glob("*.py"), ROOT / "configs", ROOT / "scripts"]:
+    for path in [*ROOT.glob("*.py"), ROOT / "configs", ROOT / "scripts", ROOT / "examples"]:
         (tmp_path / path.name).symlink_to(path)
     points = write_own_labels(tmp_path / "shelf", 40, num_objects=(1, 5), suffix=".jpg")
     said = []

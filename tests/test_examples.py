@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from PIL import Image
+from sklearn.datasets import load_digits
 from test_docs import commands_of, split_command
 from test_scripts import records_of
 
 from igm.data.labelled import LabelledScenes
+from igm.data.vocabulary import decode_objects
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +23,7 @@ def digits(tmp_path_factory):
 
     root = tmp_path_factory.mktemp("examples") / "digits"
     with pytest.MonkeyPatch.context() as patch:
-        words = f"make.py --out {root} --num_train 12 --num_val 3 --num_test 4"
+        words = f"make.py --out {root} --num_train 60 --num_val 3 --num_test 4"
         patch.setattr(sys, "argv", shlex.split(words))
         runpy.run_path(str(ROOT / "examples" / "digits" / "make.py"), run_name="__main__")
     return root
@@ -44,16 +46,43 @@ def test_labels_are_where_the_ink_is(digits):
                 assert abs((y * weights).sum() / weights.sum() - py) < 4
 
 
+def test_each_digit_is_what_its_label_says_and_of_its_split(digits):
+    """Of scikit-learn's digits, enlarged, the one that a digit of a picture goes with best has its label, and its split."""
+    sources = load_digits()
+    shares = {"train": (0.0, 0.8), "val": (0.8, 0.9), "test": (0.9, 1.0)}
+    large = np.kron(sources.images, np.ones((1, 2, 2))).reshape(len(sources.images), -1)  # (N, 256)
+    large = (large - large.mean(1, keepdims=True)) / large.std(1, keepdims=True)
+    checked = 0
+    for split, (first, last) in shares.items():
+        for row in map(json.loads, (digits / split / "metadata.jsonl").read_text().splitlines()[:20]):
+            grey = np.asarray(Image.open(digits / split / row["file_name"]).convert("L"), dtype=float)
+            for (x, y), digit in zip(row["points"], row["digit"], strict=True):
+                if any(0 < max(abs(x - px), abs(y - py)) < 16 for px, py in row["points"]):
+                    continue  # others reach into its square
+                own = grey[int(y) - 8 : int(y) + 8, int(x) - 8 : int(x) + 8].ravel()
+                best = int((large @ (own - own.mean())).argmax())
+                assert sources.target[best] == digit
+                assert first <= best / len(large) < last
+                checked += 1
+    assert checked > 20
+
+
 def test_the_folder_is_read_as_it_is(digits):
-    dataset = LabelledScenes(digits, "test", (4, 5))
-    assert len(dataset) == 4 and len(dataset.fields(0)["digit"]) == dataset.annotation(0)["mask"].sum()
+    dataset = LabelledScenes(digits, "train", (1, 3), fields=("all",))
+    assert dataset.vocabulary == {"digit": tuple("0123456789")}
+    test = LabelledScenes(digits, "test", (4, 5))
+    test.speak(dataset.vocabulary, "the checkpoint")
+    rows = [json.loads(line) for line in (digits / "test" / "metadata.jsonl").read_text().splitlines()]
+    for i, row in enumerate(rows):
+        own = decode_objects(test.annotation(i)["conds"][: len(row["digit"])], test.vocabulary)
+        assert [thing["digit"] for thing in own] == [str(digit) for digit in row["digit"]]
 
 
 def test_the_page_runs(digits, run_main, tmp_path, monkeypatch):
     """Its commands with one step, few draws, and the test's folders."""
     found = [split_command(words) for words in commands_of(ROOT / "examples" / "README.md") if words[0] == "python"]
     assert [script for script, _ in found][:4] == ["examples/digits/make.py", "train_clevr.py", *["eval_clevr.py"] * 2]
-    places = {"digits": str(digits), "outputs/digits/checkpoint-1500": str(tmp_path / "digits" / "checkpoint-1")}
+    places = {"digits": str(digits), "outputs/digits/checkpoint-6000": str(tmp_path / "digits" / "checkpoint-1")}
     places |= {"outputs/clevr/eval-pursuit": str(tmp_path / "clevr" / "eval-pursuit")}
     places |= {"digits.csv": str(tmp_path / "digits.csv")}
     small = {

@@ -19,7 +19,8 @@ from igm import UserError
 from igm.api import AttributeModel, ObjectModel, PositionModel, PromptModel
 from igm.composition import entering_weights, predictor, weighted_predictor
 from igm.facts import Facts
-from igm.generation import KINDS, Composition, SamplingSettings, attributes_of, sample
+from igm.generation import Composition, SamplingSettings, sample
+from igm.kinds import KINDS, attributes_of
 from igm.models.codec import PatchPCA
 from igm.models.denoiser import Denoiser
 from igm.models.sampling import SCHEDULERS

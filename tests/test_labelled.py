@@ -6,13 +6,16 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import write_celeba, write_clevr
+from conftest import SEPARABLE_UNET, write_celeba, write_clevr
 from PIL import Image
-from test_scripts import records_of
+from test_scripts import check_refused, records_of
 
+from igm import UserError
+from igm.api import load_model
 from igm.data import DataError, NothingAsked, find_dataset
 from igm.data.clevr import Clevr
 from igm.data.labelled import LabelledFaces, LabelledScenes
+from igm.data.vocabulary import decode_objects
 
 SIZE = (60, 40)
 POINTS = {"a.png": [[6.0, 8.0]], "b.png": [[30, 20], [60, 40]], "c.png": [[0, 0], [15, 30], [45, 10]], "d.png": []}
@@ -195,6 +198,108 @@ def test_more_columns_are_kept_for_each_object(tmp_path):
     assert opened(tmp_path).fields(0) == {"colour": ["red", "blue"]}
 
 
+# What objects are
+
+KINDS = {"b.png": (["cup", "plate"], [3, 12]), "c.png": (["cup", "fork", "cup"], [12, 2, 3]), "a.png": (["fork"], [2])}
+
+
+def write_things(root, points=POINTS, **changes):
+    """Pictures whose objects have a kind and a number of spots; `changes` to the row of b.png, None takes a column out."""
+    write_pictures(root, points)
+    rows = [
+        {
+            "file_name": name,
+            "points": points[name],
+            "kind": kind,
+            "spots": spots,
+            "source": "phone",
+            "area": [0.5] * len(kind),
+        }
+        for name, (kind, spots) in KINDS.items()
+    ]
+    rows[0] = {name: value for name, value in (rows[0] | changes).items() if value is not None}
+    write_jsonl(root, rows)
+
+
+def said(dataset):
+    """{name: attributes of each object} as the conditions have them."""
+    items = [dataset.annotation(i) for i in range(len(dataset))]
+    return {f"{i['image_id']}.png": decode_objects(i["conds"][i["mask"] > 0], dataset.vocabulary) for i in items}
+
+
+def test_columns_of_objects_become_attributes(tmp_path):
+    """Of each object, in the order of the file; whole numbers by size; other columns are named and left alone."""
+    write_things(tmp_path)
+    dataset = opened(tmp_path, fields=("all",))
+    vocabulary = {"kind": ("cup", "fork", "plate"), "spots": ("2", "3", "12")}
+    assert dataset.facts()["vocabulary"] == vocabulary
+    assert said(dataset) == {
+        name: [{"kind": k, "spots": str(s)} for k, s in zip(*own, strict=True)] for name, own in KINDS.items()
+    }
+    assert "kind (3 values), spots (3 values); not learnt: area" in dataset.notes()[1]
+    check_found(opened(tmp_path), {name: SHARES[name] for name in KINDS})  # places alone, as ever
+    one = opened(tmp_path, fields=("spots",), flip=True)
+    assert list(one.vocabulary) == ["spots"] and "not learnt: kind, area" in one.notes()[1]
+    assert one.annotation(1)["conds"][:, 2:].equal(one.annotation(1 + len(KINDS))["conds"][:, 2:])
+    one.speak({"spots": ("12", "2", "3", "99")}, "the checkpoint")
+    assert said(one)["c.png"] == [{"spots": "12"}, {"spots": "2"}, {"spots": "3"}]
+
+
+def test_attributes_in_a_table_and_coco(tmp_path):
+    write_pictures(tmp_path)
+    cell = '"[""red"", true]"'
+    (tmp_path / "metadata.csv").write_text(f'file_name,points,colour\nb.png,"[[30, 20], [60, 40]]",{cell}\n')
+    assert said(opened(tmp_path, fields=("all",))) == {"b.png": [{"colour": "red"}, {"colour": "true"}]}
+    (tmp_path / "metadata.csv").unlink()
+    (tmp_path / "annotations.json").write_text(json.dumps(coco_of({"a.png": POINTS["a.png"]})))
+    assert said(opened(tmp_path, fields=("category",))) == {"a.png": [{"category": "cup"}]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"kind": None}, ["line 1: it has no kind", "leave kind out of --fields"]),
+        ({"kind": ["cup"]}, ["line 1: kind has 1 values for 2 points"]),
+        ({"kind": "cup"}, ["line 1: kind is 'cup', expected a list"]),
+        ({"kind": ["cup", None]}, ["line 1, object 2: it has no kind"]),
+        ({"kind": ["cup", ""]}, ["line 1, object 2: kind is ''"]),
+        ({"kind": ["cup", 0.5]}, ["line 1, object 2: kind is 0.5", "whole number"]),
+        ({"kind": ["cup", "x" * 101]}, ["line 1, object 2: kind is 'xxx"]),
+        ({"kind": ["cup", "a\nb"]}, ["line 1, object 2: kind is"]),
+        ({"position": ["left", "right"]}, ["'position' cannot be an attribute", "rename it"]),
+        ({"a=b": ["left", "right"]}, ["'a=b' cannot be an attribute"]),
+    ],
+)
+def test_faults_of_attributes_of_objects(tmp_path, changes, words):
+    write_things(tmp_path, **changes)
+    refuse(tmp_path, *words, fields=("all",))
+    assert len(opened(tmp_path)) == 3  # places alone can be learnt all the same
+
+
+def test_fields_that_do_not_exist_or_are_too_many(tmp_path):
+    write_things(tmp_path)
+    refuse(tmp_path, "--fields colour", "says kind, spots", fields=("kind", "colour"))
+    refuse(tmp_path, "--fields area", "says kind, spots", fields=("area",))
+    write_jsonl(tmp_path, [{"file_name": name, "points": points} for name, points in POINTS.items()])
+    refuse(tmp_path, "--fields all", "nothing of its objects", fields=("all",))
+    many = {f"{n}.png": [[6, 8]] for n in range(45)}
+    write_pictures(tmp_path, many)
+    names = [{"file_name": n, "points": p, "one": [n], "two": [n]} for n, p in many.items()]
+    write_jsonl(tmp_path, names)
+    refuse(tmp_path, "one 45, two 45", "2,025 ways", "--fields", fields=("all",))
+
+
+def test_a_value_that_a_checkpoint_does_not_know(tmp_path):
+    write_things(tmp_path)
+    dataset = opened(tmp_path)
+    with pytest.raises(
+        DataError, match=r"line 2, object 2: kind is 'fork', which the checkpoint does not know .*cup, plate"
+    ):
+        dataset.speak({"kind": ("cup", "plate")}, "the checkpoint")
+    with pytest.raises(DataError, match=r"line 1: it has no colour, .*--places_only"):
+        dataset.speak({"colour": ("red", "blue")}, "the checkpoint")
+
+
 # Splits
 
 
@@ -311,6 +416,48 @@ def test_training_and_evaluation_on_own_labels(run_main, training_args, tiny_vae
     truth = {r["image_id"]: r["conds_true"] for r in records_of(tmp_path / "out" / "clevr" / "eval-pursuit")}
     for name in ("a", "b", "c"):
         assert truth[name] == [pytest.approx(point, abs=1e-6) for point in SHARES[f"{name}.png"]]
+
+
+def test_attributes_of_objects_from_training_to_answers(run_main, training_args, tiny_vae_dir, tmp_path):
+    """Trained, evaluated, exported, and asked in Python by the names of the labels."""
+    root, config = tmp_path / "own", tmp_path / "network.json"
+    write_things(root)
+    config.write_text(json.dumps({**SEPARABLE_UNET, "cond_size": 8}))
+    train = [*training_args(root, "separable_unet")(unet_config=config), "--object_counts", "1-3", "--val_share", "0"]
+    code, out, err = run_main("train_clevr", *train, "--fields", "all")
+    assert code == 0 and "kind (3 values), spots (3 values)" in out, err
+    checkpoint = tmp_path / "out" / "clevr" / "checkpoint-2"
+    facts = json.loads((checkpoint / "igm.json").read_text())
+    assert facts["task"] == "objects" and facts["vocabulary"]["spots"] == ["2", "3", "12"]
+    quick = f"--num_candidates 16 --num_draws 2 --num_steps 1 --no_figures --output_dir {tmp_path / 'out'}".split()
+    quick += ["--pretrained_model_name", tiny_vae_dir, "--checkpoint", checkpoint]
+    given = ["--dataset_root", root, "--split", "train", "--object_counts", "1-3", "--val_share", 0]
+    code, out, err = run_main("eval_clevr", *given, *quick)
+    assert code == 0 and "kind" in out and "spots" in out, err
+    folder = tmp_path / "out" / "clevr" / "eval-pursuit"
+    records = {record["image_id"]: record for record in records_of(folder)}
+    assert records["b"]["objects_true"] == [{"kind": "cup", "spots": "3"}, {"kind": "plate", "spots": "12"}]
+    code, _, err = run_main("igm.evaluation.export", folder, "--format", "coco", "--output", tmp_path / "found.json")
+    assert code == 0, err
+    coco = json.loads((tmp_path / "found.json").read_text())
+    names = {own["id"]: own["name"] for own in coco["categories"]}
+    for own, thing in zip(coco["annotations"], (o for r in records.values() for o in r["objects_pred"]), strict=True):
+        assert names[own["category_id"]] == f"{thing['kind']} {thing['spots']}" and own["attributes"] == thing
+    model = load_model(str(checkpoint))
+    scene = model(root / "b.png", num_objects=2, num_candidates=16, num_draws=2)
+    for own in scene.objects:
+        assert own.spots == own.attributes["spots"] and own.kind in facts["vocabulary"]["kind"]
+        assert own.likely(spots="3") == own.shares["spots"]["3"]
+    assert isinstance(model.find(root / "b.png", 2, spots=3), list)
+    with pytest.raises(UserError, match="knows 2, 3, 12"):
+        model.find(root / "b.png", 2, spots=4)
+    write_things(tmp_path / "odd", kind=["cup", "knife"])
+    code, _, err = run_main("eval_clevr", "--dataset_root", tmp_path / "odd", *given[2:], *quick)
+    check_refused(
+        code, err, "line 1, object 2: kind is 'knife', which the checkpoint does not know", "cup, fork, plate"
+    )
+    code, _, err = run_main("train_clevr", *train, "--fields", "kind")
+    check_refused(code, err, "of size 8", "have size 5", "cond_size")
 
 
 def test_the_small_models_config_trains_on_own_labels(run_main, tmp_path):

@@ -1,4 +1,4 @@
-"""Pictures of handwritten digits with their places: one to three to train on, four and five to be understood.
+"""Pictures of handwritten digits, where they are and which: one to three to train on, four and five to be understood.
 
 Examples:
     python examples/digits/make.py --out digits
@@ -18,7 +18,7 @@ from PIL import Image
 SIDE, SIZE = 64, 16  # of a picture, and of a digit in it, in pixels
 COUNTS = {"train": (1, 3), "val": (1, 3), "test": (4, 5)}
 SHARES = {"train": (0.0, 0.8), "val": (0.8, 0.9), "test": (0.9, 1.0)}  # of scikit-learn's digits
-APART = 12  # least distance of two centres in x or in y, in pixels: digits may touch
+APART = 14  # least distance of two centres in x or in y, in pixels: digits may touch
 TRIES = 1000  # places drawn before a picture is begun again
 
 
@@ -35,15 +35,15 @@ def draw_places(rng: np.random.Generator, count: int) -> np.ndarray:
 
 
 def draw_picture(rng: np.random.Generator, digits: np.ndarray, corners: np.ndarray) -> np.ndarray:
-    """A picture (SIDE, SIDE, 3) of digits (K, 8, 8) in [0, 16], each in a colour of its own, on a dark ground."""
-    picture = np.full((SIDE, SIDE, 3), rng.uniform(10, 60, 3))
+    """A picture (SIDE, SIDE, 3) of digits (K, 8, 8) in [0, 16], light ink of a shade of its own on dark paper."""
+    picture = np.full((SIDE, SIDE, 3), rng.uniform(10, 60))
     for digit, (x, y) in zip(digits, corners, strict=True):
         ink = np.asarray(
             Image.fromarray((digit * 15.9).astype(np.uint8)).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
         )
         share = ink[..., None] / 255
         place = picture[y : y + SIZE, x : x + SIZE]
-        place[:] = (1 - share) * place + share * rng.uniform(150, 255, 3)
+        place[:] = (1 - share) * place + share * rng.uniform(150, 255)
     return picture.round().astype(np.uint8)
 
 
@@ -66,7 +66,7 @@ def main() -> None:
     """Write the three splits."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="folder to write; it must not exist")
-    for split, number in {"train": 3000, "val": 200, "test": 200}.items():
+    for split, number in {"train": 6000, "val": 200, "test": 200}.items():
         parser.add_argument(f"--num_{split}", type=int, default=number, help="pictures (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same pictures")
     options = parser.parse_args()

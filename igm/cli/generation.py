@@ -16,8 +16,9 @@ from igm.facts import Facts
 from igm.figures.grid import save_image_grid
 from igm.figures.style import write_picture
 from igm.files import replace_json
-from igm.generation import KINDS, Composition, FoundAgain, Kind, SamplingSettings, own_guidance
+from igm.generation import Composition, SamplingSettings, own_guidance
 from igm.hub import is_pipeline, resolve
+from igm.kinds import KINDS, FoundAgain, Kind
 from igm.settings import Kind as Word
 from igm.settings import Settings, number, path, positive, setting
 

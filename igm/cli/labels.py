@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from igm.data import DataError, find_dataset
-from igm.data.vocabulary import FIELDS
 from igm.settings import Settings, setting, share
 
 OWN_LABELS = "labels of one's own (metadata.jsonl, metadata.csv, COCO)"
@@ -13,7 +12,7 @@ MEANT_FOR = {
     "val_share": OWN_LABELS,
     "coordinates": OWN_LABELS,
     "variant": "CLEVRTex",
-    "fields": "scenes whose objects have attributes (CLEVR)",
+    "fields": "scenes whose objects have attributes (CLEVR, labels of one's own)",
 }
 
 
@@ -63,7 +62,7 @@ class PointLabels(FolderLabels):
 class ObjectLabels(PointLabels):
     """What scenes whose objects have attributes can be told."""
 
-    fields: tuple[str, ...] = setting((), "of objects, beside the position", choices=("all", *FIELDS), nargs="+")
+    fields: tuple[str, ...] = setting((), "attributes of objects beside the position, or all", nargs="+")
 
     def given(self) -> dict[str, Any]:
         """Also the fields."""

@@ -1,7 +1,7 @@
 """Results in the formats of other programs, from the records alone.
 
 | csv, parquet | a row for each object (positions, classes) or image (attributes) |
-| coco | each object as a keypoint `centre`, and a small box around it |
+| coco | each object as a keypoint `centre`, and a small box around it; what it is as its category |
 | labelstudio | predictions to be corrected in Label Studio: keypoints, or choices |
 | clevr | scenes as CLEVR's own, with relations as far as places in the picture tell them |
 """
@@ -18,6 +18,7 @@ from typing import Any
 from igm import UserError, __version__
 from igm.data import DataError
 from igm.data.images import check_image
+from igm.data.objects import in_order
 from igm.data.unlabelled import names_in_common_folder
 from igm.evaluation.records import Record, read_options, read_results
 from igm.evaluation.summary import fitting, task_of
@@ -135,23 +136,28 @@ def write_parquet(found: Sequence[Found], output: Path) -> None:
 def write_coco(found: Sequence[Found], output: Path) -> None:
     """Images, and an annotation for each object: a keypoint, a box of BOX around it, and its confidence as `score`.
 
+    What objects are is their category, as people say it ("small red cube"), and in `attributes` by name.
+
     Raises:
         UserError: results without positions.
     """
+    names = sorted({" ".join(finding.names) for own in found for finding in own.findings}, key=in_order) or ["object"]
+    numbers = {name: number for number, name in enumerate(names, 1)}
     annotations: list[dict[str, Any]] = []
     for number, own in enumerate(found, 1):
         side = BOX * min(own.size)
-        for (x, y), sure in placed(own, "coco"):
+        for ((x, y), sure), finding in zip(placed(own, "coco"), own.findings, strict=True):
             annotations.append(
                 {
                     "id": len(annotations) + 1,
                     "image_id": number,
-                    "category_id": 1,
+                    "category_id": numbers[" ".join(finding.names)],
                     "keypoints": [x, y, 2],  # 2: labelled and visible
                     "num_keypoints": 1,
                     "bbox": [x - side / 2, y - side / 2, side, side],
                     "area": side * side,
                     "iscrowd": 0,
+                    **({"attributes": dict(finding.values)} if finding.values else {}),
                     **scored(sure),
                 }
             )
@@ -159,9 +165,10 @@ def write_coco(found: Sequence[Found], output: Path) -> None:
         {"id": number, "file_name": own.file, "width": own.size[0], "height": own.size[1]}
         for number, own in enumerate(found, 1)
     ]
-    category = {"id": 1, "name": "object", "supercategory": "object", "keypoints": ["centre"], "skeleton": []}
-    info = {"description": f"positions inferred by IGM {__version__}"}
-    write_json_text(output, {"info": info, "images": images, "annotations": annotations, "categories": [category]})
+    same: dict[str, Any] = {"supercategory": "object", "keypoints": ["centre"], "skeleton": []}
+    categories = [{"id": number, "name": name, **same} for name, number in numbers.items()]
+    info = {"description": f"objects inferred by IGM {__version__}"}
+    write_json_text(output, {"info": info, "images": images, "annotations": annotations, "categories": categories})
 
 
 def placed(found: Found, name: str) -> list[tuple[tuple[float, float], float | None]]:

@@ -143,7 +143,7 @@ class Objects(Positions):
         """Scenes whose attributes are numbered as the checkpoint does."""
         if places_only or facts.vocabulary is None:
             return opener(*place)
-        dataset = opener(*place, fields=tuple(facts.vocabulary))
+        dataset = opener(*place)
         dataset.speak(facts.vocabulary, "the checkpoint")
         return dataset
 

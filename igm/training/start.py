@@ -85,7 +85,8 @@ def start_training(job: Job, dataset: Any, validation: Any, facts: Facts) -> Non
         config = {**config, "cond_size": size}
     if size_of_cond(config) != size:
         raise ModelError(
-            f"--unet_config {job.model.unet_config} is for other conditions; this dataset's have size {size}"
+            f"--unet_config {job.model.unet_config} is for other conditions, of size {size_of_cond(config)}; this "
+            f"dataset's have size {size}: write that in the config's cond_size, or name another"
         )
     diffusers.utils.logging.set_verbosity_error()
     transformers.utils.logging.set_verbosity_error()
