@@ -17,7 +17,7 @@ from igm.cli.launch import run
 from igm.cli.options import Parser, take
 from igm.files import locked
 from igm.reproduction.plan import describe_rows
-from igm.reproduction.report import as_text, measure, write_report
+from igm.reproduction.report import as_text, measure, training_curves, write_report
 from igm.reproduction.rows import Place, Row, Table
 from igm.reproduction.run import run_rows
 from igm.reproduction.tables import TABLES
@@ -107,7 +107,7 @@ def main() -> None:
         return describe_rows(rows, table, place)
     with locked(place.results):
         lines = measure(run_rows(rows, table, place), table.reference)
-        written = write_report(lines, table, place.results / "report")
+        written = write_report(lines, table, place.results / "report", training_curves(rows, place))
     print(f"\n{as_text(lines, table)}\n\nReport: {' '.join(map(str, written))}")
 
 

@@ -25,7 +25,7 @@ from igm.hub import NETWORK_DIR
 from igm.reproduction import plan, run
 from igm.reproduction.clevr import FULL_ROWS, IGM, MINI_ROWS
 from igm.reproduction.cogent import COGENT_ROWS
-from igm.reproduction.figure import draw_ablations, draw_scores
+from igm.reproduction.figure import draw_ablations, draw_scores, draw_training
 from igm.reproduction.plan import describe_rows, in_hours
 from igm.reproduction.report import (
     Line,
@@ -35,6 +35,7 @@ from igm.reproduction.report import (
     columns_of,
     count_parameters,
     measure,
+    training_curves,
     write_report,
 )
 from igm.reproduction.rows import Place, Published, Row, Table, Training
@@ -106,7 +107,7 @@ def test_lines_are_those_computed_by_hand(outcomes):
 
 def test_report_is_written_in_every_format(outcomes, tmp_path):
     lines, table = measure(outcomes, "igm"), table_of()
-    written = write_report(lines, table, tmp_path / "report")
+    written = write_report(lines, table, tmp_path / "report", {})
     assert [path.name for path in written] == ["table.md", "table.csv", "table.tex", "scores.png"]
     markdown = written[0].read_text().splitlines()
     cells = [cell.strip() for cell in markdown[4].strip("|").split("|")]
@@ -151,6 +152,33 @@ def test_figures_show_the_numbers(outcomes, tmp_path):
     figure = draw_ablations(shares, "found", tmp_path / "b.png")
     assert [axes.get_xlabel() for axes in figure.axes] == ["starts", "draws"]
     assert list(figure.axes[0].containers[0].lines[0].get_ydata()) == [60, 61]
+
+
+def test_trainings_that_were_measured_are_drawn(outcomes, tmp_path):
+    """A torn line, a training without held-out images and a shipped model have no curve."""
+    training = Training(script="train_clevr.py", options=(), name="run", steps=3000)
+    rows = [
+        dataclasses.replace(ROWS["gc"], training=training),
+        dataclasses.replace(ROWS["igm"], training=dataclasses.replace(training, name="other"), title="other"),
+        dataclasses.replace(ROWS["igm"], training=None),
+    ]
+    place = place_in(tmp_path)
+    folder = tmp_path / "out" / "models-mini" / "run"
+    folder.mkdir(parents=True)
+    measured = [(1000, 0.5), (2000, 0.2), (3000, 0.3)]
+    text = "".join(json.dumps({"step": step, "val_error": error}) + "\n" for step, error in measured)
+    (folder / "validation.jsonl").write_text(text + '{"step": 4000, "val_')
+    curves = training_curves(rows, place)
+    assert curves == {"GC": measured}
+    figure = draw_training(curves, tmp_path / "training.png")
+    (axes,) = figure.axes
+    curve, least = axes.lines
+    assert (
+        axes.get_title() == "GC" and list(curve.get_xdata()) == [1, 2, 3] and list(curve.get_ydata()) == [0.5, 0.2, 0.3]
+    )
+    assert (least.get_xdata(), least.get_ydata()) == ([2.0], [0.2])
+    written = write_report(measure(outcomes, "igm"), table_of(), tmp_path / "report", curves)
+    assert written[-1].name == "training.png" and imread(written[-1]).std() > 0.02
 
 
 def test_parameters_of_a_shipped_model_and_of_none():

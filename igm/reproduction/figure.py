@@ -1,6 +1,6 @@
 """Figures of a reproduction: measured shares beside the paper's, and what each change of the inference does."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -96,6 +96,36 @@ def draw_ablations(lines: Sequence[Scored], score: str, path: str | Path) -> Fig
         axes.set(xlabel=panel, ylabel=f"{score}, %" if number % columns == 1 or columns == 1 else "")
     handles = {label: h for axes in figure.axes for h, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles, loc="outside upper center", ncols=4, frameon=False)
+    save_figure(figure, path)
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def draw_training(curves: Mapping[str, Sequence[tuple[int, float]]], path: str | Path) -> Figure:
+    """Draw a panel for each training: its error on held-out images against its steps, the lowest marked.
+
+    Args:
+        curves: (step, error) by title. path: file to write; parents are created.
+
+    Returns:
+        the figure, one axes per training.
+    """
+    columns = min(3, len(curves))
+    rows = -(-len(curves) // columns)
+    figure = Figure(figsize=(2.1 * columns, 1.75 * rows), dpi=DPI, layout="constrained")
+    for number, (title, points) in enumerate(curves.items(), start=1):
+        axes = figure.add_subplot(rows, columns, number)
+        steps, errors = [step / 1000 for step, _ in points], [error for _, error in points]
+        axes.plot(steps, errors, color=COLOURS[1], linewidth=1.1)
+        least = errors.index(min(errors))
+        axes.plot(steps[least], errors[least], color=COLOURS[0], marker="o", markersize=3.5)
+        axes.set_title(title, fontsize=8)
+        axes.set(xlabel="thousand steps", ylabel="held-out error" if number % columns == 1 or columns == 1 else "")
+        axes.set_ylim(bottom=0)
+        axes.margins(x=0.04)
+        axes.grid(axis="y", color="#E6E6E6", linewidth=0.5)
+        axes.set_axisbelow(True)
+        open_frame(axes)
     save_figure(figure, path)
     return figure
 

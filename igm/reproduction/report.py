@@ -17,10 +17,11 @@ from igm.evaluation.table import align
 from igm.files import replace_text
 from igm.hub import EMA_DIR, NETWORK_DIR, local_path
 from igm.models.weights import find_weights, has_model, read_shapes
-from igm.reproduction.figure import draw_ablations, draw_scores
-from igm.reproduction.rows import Row, Table
+from igm.reproduction.figure import draw_ablations, draw_scores, draw_training
+from igm.reproduction.rows import Place, Row, Table
 from igm.reproduction.run import Outcome
 from igm.statistics import share_interval
+from igm.training.held_out import VALIDATION_FILE, read_lines
 
 ALL = "all attributes"
 COUNTERS = ("running_mean", "running_var", "num_batches_tracked")  # what a checkpoint holds besides parameters
@@ -257,8 +258,20 @@ def as_csv(lines: Sequence[Line]) -> str:
     return out.getvalue()
 
 
-def write_report(lines: Sequence[Line], table: Table, folder: Path) -> list[Path]:
-    """Write table.md, table.csv, table.tex and the figures; return the files."""
+def training_curves(rows: Sequence[Row], place: Place) -> dict[str, list[tuple[int, float]]]:
+    """(step, error on held-out images) of each row's training that measured them, by the row's title."""
+    files = {row.title: row.training.folder(place) / VALIDATION_FILE for row in rows if row.training is not None}
+    curves = {
+        title: [(line["step"], line["val_error"]) for line in read_lines(file) if "val_error" in line]
+        for title, file in files.items()
+    }
+    return {title: points for title, points in curves.items() if len(points) > 1}
+
+
+def write_report(
+    lines: Sequence[Line], table: Table, folder: Path, curves: Mapping[str, Sequence[tuple[int, float]]]
+) -> list[Path]:
+    """Write table.md, table.csv, table.tex and the figures, `curves` of trainings among them; return the files."""
     folder.mkdir(parents=True, exist_ok=True)
     columns = columns_of(lines, table)
     texts = {
@@ -268,7 +281,11 @@ def write_report(lines: Sequence[Line], table: Table, folder: Path) -> list[Path
     }
     for name, text in texts.items():
         replace_text(folder / name, text)
-    return [*(folder / name for name in texts), *draw(lines, table, folder)]
+    drawn = draw(lines, table, folder)
+    if curves:
+        drawn.append(folder / "training.png")
+        draw_training(curves, drawn[-1])
+    return [*(folder / name for name in texts), *drawn]
 
 
 def draw(lines: Sequence[Line], table: Table, folder: Path) -> list[Path]:
