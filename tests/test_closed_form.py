@@ -100,12 +100,18 @@ def test_the_first_step_goes_downhill_by_the_true_gradient(phi):
     form, real = form_around(phi, TRUTH), torch.ones(1, 1, 3, dtype=torch.bool)
     start = (TRUTH + 0.03)[None, None]
     at = look(form, phi, start, real)
-    step = newton_step(form, at, torch.full((1, 1), 1e3))  # heavily damped: the scaled gradient
+    step = newton_step(at, torch.full((1, 1), 1e3))  # heavily damped: the scaled gradient
     conds = start.clone().requires_grad_()
     m = phi.network.phi(conds[0, 0]).flatten(2).transpose(1, 2).sum(0)[None, None]
     linear, quadratic = form.parts(m)
     (-gain_score(linear, quadratic)).sum().backward()
     assert float((step * conds.grad).sum()) < 0
+    gain = at.gain[0, 0]
+    slopes = (
+        2 * gain * (gain * at.gram[0, 0, -1] - at.linear[0, 0])
+    )  # (J,): the last is that of the gain, 0 at its best
+    torch.testing.assert_close(slopes[:-1].view(3, 2), conds.grad[0, 0], rtol=2e-3, atol=1e-5)
+    assert abs(float(slopes[-1])) < 1e-4 * float(at.linear[0, 0, -1])
 
 
 def test_padding_moves_nothing(phi):

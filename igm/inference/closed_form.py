@@ -14,6 +14,7 @@ from igm.inference.closed_form_refine import Sets, refine
 from igm.inference.phi import Phi
 
 PAIRED = 48  # candidates of which two are put in together
+WORTHWHILE = 1e-3  # of an object's worth: less of an improvement may be rounding
 HOPEFUL = 0.05  # a move that ends higher than before by more than this part of an object's worth is given up
 
 
@@ -70,7 +71,7 @@ class Search:
         """One set of each image (S = 1), after moves of one and of two objects as long as they lower the error."""
         for _ in range(self.settings.rounds):
             best = self.tried(sets)
-            better = best.error < sets.error - 1e-6 * sets.error.abs()
+            better = best.error < sets.error - WORTHWHILE * self.worth(sets)
             if not bool(better.any()):
                 break
             best = self.refined(best.conds, best.real, self.settings.num_steps)
@@ -88,13 +89,16 @@ class Search:
         if k > 1 and s.pair_moves:
             moves.append(pair_moves(self.form, self.tables, self.phi, sets, s.min_separation, s.pair_moves))
         settled = joined([self.settled(sets, *own) for own in moves])
-        share = (self.form.const[:, None] - sets.error) / k  # (B, 1), what an object is worth
-        if not bool((settled.error < sets.error + HOPEFUL * share).any()):
+        if not bool((settled.error < sets.error + HOPEFUL * self.worth(sets)).any()):
             return sets
         order = settled.error.topk(min(s.finalists, settled.error.shape[1]), dim=1, largest=False).indices  # (B, F)
         rows = torch.arange(len(order), device=order.device)[:, None]
         finals = self.refined(settled.conds[rows, order], settled.real[rows, order], s.trial_steps)
         return finals.take(finals.best())
+
+    def worth(self, sets: Sets) -> torch.Tensor:
+        """By how much an object of each set lowers the error, on average: (B, S)."""
+        return (self.form.const[:, None] - sets.error) / sets.conds.shape[2]
 
     def enlarged(self, sets: Sets) -> Sets:
         """One set of each image with one more object, of unknown attributes, at the best candidate.

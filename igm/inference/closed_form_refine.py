@@ -58,42 +58,49 @@ class Sets:
 
 @dataclass
 class Point:
-    """Where a descent stands: conds (B, S, K, D), their m (B, S, P, R) and its slopes (B, S, K, 2, P, R)."""
+    """Where a descent stands: conds (B, S, K, D), and what the error form says of the J = 2 K + 1 directions from there.
+
+    Directions are the slopes of m, x and y of one concept after the other, and m itself: linear (B, S, J) their inner
+    products with g, gram (B, S, J, J) with H between them.
+    """
 
     conds: torch.Tensor
-    m: torch.Tensor
-    slopes: torch.Tensor
+    linear: torch.Tensor
+    gram: torch.Tensor
     error: torch.Tensor  # (B, S)
-    gain: torch.Tensor  # (B, S)
+
+    @property
+    def gain(self) -> torch.Tensor:
+        """The best gain (B, S)."""
+        return best_gain(self.linear[..., -1], self.gram[..., -1, -1])
 
 
 def look(
     form: ErrorForm, phi: Phi, conds: torch.Tensor, real: torch.Tensor, fixed: torch.Tensor | float = 0.0
 ) -> Point:
-    """Error, gain and derivatives at conds (B, S, K, D), beside m = `fixed` (B, S, P, R); padding has phi 0."""
+    """The point at conds (B, S, K, D), beside m = `fixed` (B, S, P, R); padding has phi 0. H is read once."""
     values, slopes = phi.with_slopes(conds.flatten(0, 2))
-    values = values.unflatten(0, real.shape) * real[..., None, None]  # (B, S, K, P, R)
-    slopes = slopes.unflatten(0, real.shape) * real[..., None, None, None]
-    m = values.sum(2) + fixed
-    linear, quadratic = form.parts(m)
-    error = form.const[:, None] - gain_score(linear, quadratic)
-    return Point(conds, m, slopes, error, best_gain(linear, quadratic))
+    m = (values.unflatten(0, real.shape) * real[..., None, None]).sum(2) + fixed  # (B, S, P, R)
+    slopes = slopes.unflatten(0, real.shape) * real[..., None, None, None]  # (B, S, K, 2, P, R)
+    ways = torch.cat([slopes.flatten(2, 3), m[:, :, None]], dim=2)  # (B, S, J, P, R)
+    curved = form.times(ways.flatten(1, 2)).flatten(2).unflatten(1, ways.shape[1:3])  # (B, S, J, P R)
+    flat = ways.flatten(3)  # (B, S, J, P R)
+    gram, linear = flat @ curved.transpose(2, 3), (flat @ form.g.flatten(1)[:, None, :, None])[..., 0]
+    return Point(conds, linear, gram, form.const[:, None] - gain_score(linear[..., -1], gram[..., -1, -1]))
 
 
-def newton_step(form: ErrorForm, at: Point, damping: torch.Tensor) -> torch.Tensor:
+def newton_step(at: Point, damping: torch.Tensor) -> torch.Tensor:
     """The damped Gauss-Newton step (B, S, K, 2) of the positions from a point; damping (B, S), relative to the diagonal."""
-    b, s, k, d = at.slopes.shape[:4]
-    gain = at.gain[..., None, None]
-    m, shape = at.m.flatten(2)[:, :, None], at.m.shape[2:]
-    columns = torch.cat([at.slopes.flatten(2, 3).flatten(3) * gain, m], dim=2)  # (B, S, J, P R), J = K D + 1
-    curved = form.times(columns.flatten(1, 2).unflatten(2, shape)).flatten(2).unflatten(1, (s, -1))
-    rest = (curved[:, :, -1] * at.gain[..., None]) - form.g.flatten(1)[:, None]  # H u - g: (B, S, P R)
-    matrix = columns @ curved.transpose(2, 3)  # (B, S, J, J)
-    slope = (columns @ rest[..., None])[..., 0]  # (B, S, J)
+    gain = at.gain[..., None]  # (B, S, 1)
+    scale = torch.cat(
+        [gain.expand_as(at.linear[..., 1:]), torch.ones_like(gain)], dim=-1
+    )  # u = a m moves so, (B, S, J)
+    matrix = scale[..., :, None] * at.gram * scale[..., None, :]  # (B, S, J, J)
+    slope = scale * (at.gram[..., -1] * gain - at.linear)  # (B, S, J): of each direction with H u - g
     diagonal = matrix.diagonal(dim1=2, dim2=3)
     floor = 1e-6 * diagonal.amax(2, keepdim=True) + 1e-20  # padding has zeros there
     matrix = matrix + torch.diag_embed(damping[..., None] * diagonal + floor)
-    return -torch.linalg.solve(matrix, slope)[..., :-1].view(b, s, k, d)
+    return -torch.linalg.solve(matrix, slope)[..., :-1].unflatten(2, (-1, 2))
 
 
 def refine(
@@ -113,18 +120,34 @@ def refine(
     `min_separation` are pushed apart; none moves more than `longest` in a step.
     Other objects, whose m is `fixed` (B, S, P, R), stay where they are.
     """
-    at = look(form, phi, conds.clamp(0, 1), real, fixed)
-    what = conds[..., 2:]  # (B, S, K, D - 2)
-    damping = torch.full_like(at.error, 0.1)
-    for _ in range(num_steps):
-        step = newton_step(form, at, damping)
+    start = conds.clamp(0, 1)
+    if not num_steps:
+        return standing(form, phi, start, real, fixed)
+
+    def onward(at: Point, damping: torch.Tensor) -> torch.Tensor:
+        step = newton_step(at, damping)
         step = step * (longest / step.norm(dim=3, keepdim=True).clamp(min=longest)) * real[..., None]
         where = apart((at.conds[..., :2] + step).clamp(0, 1), real, min_separation)
-        trial = look(form, phi, torch.cat([where, what], dim=3), real, fixed)
+        return torch.cat([where, conds[..., 2:]], dim=3)
+
+    at = look(form, phi, start, real, fixed)
+    damping = torch.full_like(at.error, 0.1)
+    for _ in range(num_steps - 1):
+        trial = look(form, phi, onward(at, damping), real, fixed)
         lower = trial.error < at.error
         at = choose(lower, trial, at)
         damping = torch.where(lower, damping * 0.3, damping * 5).clamp(1e-4, 1e4)
-    return Sets(at.conds, real, at.error, at.gain)
+    last = standing(form, phi, onward(at, damping), real, fixed)  # nobody asks for directions from there
+    return Sets(at.conds, real, at.error, at.gain).replaced(last.error < at.error, last)
+
+
+def standing(
+    form: ErrorForm, phi: Phi, conds: torch.Tensor, real: torch.Tensor, fixed: torch.Tensor | float = 0.0
+) -> Sets:
+    """Sets at conds (B, S, K, D) as they are, beside m = `fixed` (B, S, P, R)."""
+    values = phi(conds.flatten(0, 2)).unflatten(0, real.shape) * real[..., None, None]  # (B, S, K, P, R)
+    error, gain = form.error_at_best_gain(values.sum(2) + fixed)
+    return Sets(conds, real, error, gain)
 
 
 def choose(first: torch.Tensor, one: Point, other: Point) -> Point:
@@ -135,10 +158,9 @@ def choose(first: torch.Tensor, one: Point, other: Point) -> Point:
 
     return Point(
         pick(one.conds, other.conds),
-        pick(one.m, other.m),
-        pick(one.slopes, other.slopes),
+        pick(one.linear, other.linear),
+        pick(one.gram, other.gram),
         pick(one.error, other.error),
-        pick(one.gain, other.gain),
     )
 
 

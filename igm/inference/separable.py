@@ -140,7 +140,7 @@ class SeparableSearch:
             if found:
                 larger = search.enlarged(found[-1])
                 sets = sets.replaced(larger.error < sets.error, larger)
-            found.append(search.off_grid(sets.conds[:, 0]))
+            found.append(search.off_grid(sets.conds[:, 0], search.settings.trial_steps))
         errors = torch.cat([sets.error for sets in found], dim=1)  # (B, K)
         each = [[sets.of(i) for sets in found] for i in range(len(self.numbers))]
         prices = torch.stack([self.prices(own) for own in each]).to(errors)  # (B, K)
@@ -148,7 +148,9 @@ class SeparableSearch:
         for j in range(len(found)):
             rows = ((likely - j).abs() <= self.near).nonzero()[:, 0]
             if len(rows):
-                better = self.among(rows).improved(Sets.of_images([each[i][j] for i in rows.tolist()]))
+                near = self.among(rows)
+                start = near.off_grid(Sets.of_images([each[i][j] for i in rows.tolist()]).conds[:, 0])
+                better = near.improved(start)
                 for own, i in enumerate(rows.tolist()):
                     each[i][j] = better.of(own)
         return each

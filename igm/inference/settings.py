@@ -30,8 +30,24 @@ _MEASURED = {
 }
 
 # Draws of a separable network cost one pass of its trunk, however many candidates they price.
-_SEPARABLE = {"t_range": (0, 400), "num_draws": 64, "num_steps": 8, "count_draws": 80, "count_range": (0, 500)}
-_SHARED = {"t_range": (0, 500), "num_draws": 16, "num_steps": 15, "count_draws": 48, "count_range": (200, 500)}
+_SEPARABLE = {
+    "t_range": (0, 400),
+    "num_candidates": 100,  # first places: refinement and moves leave the grid
+    "num_draws": 64,
+    "confidence_draws": 12,
+    "num_steps": 8,
+    "count_draws": 80,
+    "count_range": (0, 500),
+}
+_SHARED = {
+    "t_range": (0, 500),
+    "num_candidates": 256,
+    "num_draws": 16,
+    "confidence_draws": 16,
+    "num_steps": 15,
+    "count_draws": 48,
+    "count_range": (200, 500),
+}
 
 
 def t_range_setting(default: tuple[int, int] | None, help: str) -> tuple[int, int]:
@@ -118,7 +134,9 @@ class PursuitSettings(InferenceSettings):
         None, "timesteps of the noise (default: the checkpoint's, or 0 500; separable network: 0 400)"
     )
     count: str = setting("known", "number of objects: given, or sought", choices=("known", "infer"))
-    num_candidates: int = setting(256, "positions on the grid, about", kind=positive)
+    num_candidates: int = setting(
+        None, "positions on the grid, about (default: 256; separable network: 100)", kind=positive
+    )
     num_draws: int = setting(
         None, "noise draws that price the candidates (default: 16; separable network: 64)", kind=positive
     )
@@ -158,7 +176,9 @@ class PursuitSettings(InferenceSettings):
     confidence: float | None = setting(
         None, "count infer: draw until so sure, at most 4 x count_draws; 1: so many", kind=probability
     )
-    confidence_draws: int = setting(16, "fresh draws that tell how sure each object is", kind=positive)
+    confidence_draws: int = setting(
+        None, "fresh draws that tell how sure each object is (default: 16; separable network: 12)", kind=positive
+    )
     confidence_scale: float = setting(
         None, "of objects' confidence (default: the checkpoint's, or 1)", kind=not_negative_float
     )
