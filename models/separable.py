@@ -14,7 +14,68 @@ from igm.models.unet import NETWORKS, SharedTrunkUNet
 COMPOSITIONS = ("sum", "mean")
 
 
-class SeparableUNet(SharedTrunkUNet):
+class SeparableTrunk(SharedTrunkUNet):
+    """What separable networks share: a trunk whose output is f_0 and R features B. A subclass has W (`mix`) and phi."""
+
+    mix: nn.Linear
+
+    def encode(self, x_t: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What all concepts of a noisy image share: f_0 (B, C, H, W) and the features B (B, R, H, W)."""
+        grid = (2 * self.grid - 1).to(x_t.dtype).expand(len(x_t), -1, -1, -1)  # (B, 2, H, W)
+        out = self.trunk(torch.cat([x_t, grid], dim=1), t).sample
+        return out.split([self.config.in_channels, self.config.rank], dim=1)
+
+    def decode(
+        self, shared: tuple[torch.Tensor, torch.Tensor], conds: torch.Tensor, index: torch.Tensor
+    ) -> torch.Tensor:
+        """Predictions (P, C, H, W) for concepts (P, D), from what `encode` gave; `index` (P,) as in `forward`."""
+        start, features = shared
+        return start[index] + self.mixed(features[index] * self.phi(conds).to(features.dtype))
+
+    def mixed(self, product: torch.Tensor) -> torch.Tensor:
+        """W at each place: (..., R, H, W) -> (..., C, H, W)."""
+        return self.mix(product.movedim(-3, -1)).movedim(-1, -3)
+
+    def phi(self, conds: torch.Tensor) -> torch.Tensor:
+        """The R numbers of each concept (P, D) at each place: (P, R, H, W)."""
+        raise NotImplementedError
+
+
+class SeparableAttributeUNet(SeparableTrunk):
+    """Concepts are vectors of any kind (one-hot attributes): phi is linear in them, R numbers of its own at each place.
+
+    Predictions combine by their mean, as those of `AttributeUNet`. A concept costs one product with the features, so that
+    one trunk pass prices any number of attributes.
+
+    Args:
+        sample_size, in_channels, block_out_channels, layers_per_block, attention, rank: as those of `SeparableUNet`.
+        cond_size: D; two per attribute.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        sample_size: int = 8,
+        in_channels: int = 48,
+        block_out_channels: tuple[int, ...] = (96, 128),
+        layers_per_block: int = 1,
+        attention: tuple[bool, ...] = (False, False),
+        rank: int = 192,
+        cond_size: int = 6,
+    ):
+        super().__init__()
+        out_channels = in_channels + rank
+        self.build_trunk(sample_size, in_channels, block_out_channels, layers_per_block, attention, out_channels)
+        self.what = nn.Linear(cond_size, rank * sample_size**2)
+        self.mix = nn.Linear(rank, in_channels, bias=False)  # W
+
+    def phi(self, conds: torch.Tensor) -> torch.Tensor:
+        """The R numbers of each concept (P, D) at each place: (P, R, H, W)."""
+        side = self.config.sample_size
+        return self.what(conds.to(self.what.weight.dtype)).unflatten(1, (-1, side, side))
+
+
+class SeparableUNet(SeparableTrunk):
     """Concepts are objects; phi sees the place of one through smooth maps on the latent grid, and acts near it alone.
 
     The maps are offsets to the position, and their moments under Gaussian windows of several widths, as in `PositionUNet`;
@@ -84,23 +145,6 @@ class SeparableUNet(SharedTrunkUNet):
         m = each.new_zeros(len(x_t), *each.shape[1:]).index_add(0, index, each)  # (B, R, H, W)
         return start + self.mixed(features * m.to(features.dtype))
 
-    def encode(self, x_t: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """What all concepts of a noisy image share: f_0 (B, C, H, W) and the features B (B, R, H, W)."""
-        grid = (2 * self.grid - 1).to(x_t.dtype).expand(len(x_t), -1, -1, -1)  # (B, 2, H, W)
-        out = self.trunk(torch.cat([x_t, grid], dim=1), t).sample
-        return out.split([self.config.in_channels, self.config.rank], dim=1)
-
-    def decode(
-        self, shared: tuple[torch.Tensor, torch.Tensor], conds: torch.Tensor, index: torch.Tensor
-    ) -> torch.Tensor:
-        """Predictions (P, C, H, W) for concepts (P, D), from what `encode` gave; `index` (P,) as in `forward`."""
-        start, features = shared
-        return start[index] + self.mixed(features[index] * self.phi(conds).to(features.dtype))
-
-    def mixed(self, product: torch.Tensor) -> torch.Tensor:
-        """W at each place: (..., R, H, W) -> (..., C, H, W)."""
-        return self.mix(product.movedim(-3, -1)).movedim(-1, -3)
-
     def phi(self, conds: torch.Tensor) -> torch.Tensor:
         """The R numbers of each concept (P, D) at each place: (P, R, H, W), twice differentiable in the concept."""
         offsets = (self.grid[None].to(conds.dtype) - conds[:, :2, None, None]).movedim(1, -1)  # (P, H, W, 2)
@@ -155,3 +199,4 @@ class SeparableUNet(SharedTrunkUNet):
 
 
 NETWORKS["SeparableUNet"] = SeparableUNet
+NETWORKS["SeparableAttributeUNet"] = SeparableAttributeUNet

@@ -73,6 +73,11 @@ NETWORK_CONFIGS = {
     "separable_unet": SEPARABLE_UNET,
     "face_unet": {**UNET, "cross_attention_dim": 6},
     "attribute_unet": ATTRIBUTE_UNET,
+    "separable_attributes": {
+        **{name: value for name, value in ATTRIBUTE_UNET.items() if not name.startswith("head")},
+        "_class_name": "SeparableAttributeUNet",
+        "rank": 8,
+    },
     "resnet": RESNET,
 }
 SCHEDULER = json.loads((ROOT / "configs" / "clevr-2D-pos" / "scheduler" / "scheduler_config.json").read_text())

@@ -491,9 +491,10 @@ def test_default_codec_is_one_that_exists():
 # AttributeUNet
 
 
-def test_attribute_unet_runs_its_trunk_once_for_all_concepts(make_denoiser):
+@pytest.mark.parametrize("config", ["attribute_unet", "separable_attributes"])
+def test_attribute_unet_runs_its_trunk_once_for_all_concepts(make_denoiser, config):
     """K concepts of an image equal K separate images, and the trunk sees each image once."""
-    denoiser = make_denoiser("attribute_unet")
+    denoiser = make_denoiser(config)
     assert denoiser.shares_trunk and denoiser.cond_size == 6
     x_t, t, conds = torch.randn(2, 4, 8, 8), torch.tensor([10, 700]), torch.eye(6)[None].expand(2, -1, -1)
     rows = []
@@ -507,12 +508,25 @@ def test_attribute_unet_runs_its_trunk_once_for_all_concepts(make_denoiser):
     torch.testing.assert_close(some, torch.stack([together[1, 4], together[0, 1]]), rtol=1e-4, atol=1e-5)
 
 
-def test_attribute_unet_takes_any_vector_and_has_gradients_everywhere(make_denoiser):
-    denoiser = make_denoiser("attribute_unet").requires_grad_(True)
+@pytest.mark.parametrize("config", ["attribute_unet", "separable_attributes"])
+def test_attribute_unet_takes_any_vector_and_has_gradients_everywhere(make_denoiser, config):
+    denoiser = make_denoiser(config).requires_grad_(True)
     conds = torch.tensor([[0.5, -1.0, 0, 2, 0, 1]], requires_grad=True)
     denoiser.predict(torch.randn(1, 4, 8, 8), torch.tensor([500]), conds[None]).square().sum().backward()
     assert conds.grad.abs().min() > 0
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in denoiser.network.parameters())
+
+
+def test_separable_attributes_compose_through_the_mean_of_phi(make_denoiser):
+    """The mean of the predictions for three concepts is f_0 + W (B * mean of phi), whatever the image."""
+    denoiser = make_denoiser("separable_attributes")
+    network = denoiser.network
+    x_t, t, conds = torch.randn(2, 4, 8, 8), torch.tensor([10, 700]), torch.eye(6)[[0, 3, 5]]
+    mean = denoiser.predict(x_t, t, conds.expand(2, -1, -1)).mean(1)
+    start, features = network.encode(x_t, t)
+    m = torch.stack([network.what(one).view(8, 8, 8) for one in conds]).mean(0)  # (R, H, W)
+    expected = start + torch.einsum("cr,brhw->bchw", network.mix.weight, features * m)
+    torch.testing.assert_close(mean, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_shared_base_leaves_the_position_network_as_it_was(make_denoiser):
