@@ -85,7 +85,9 @@ def main() -> None:
     parser.add_argument("--output_dir", default="outputs", help="the run goes to its folder speedrun")
     options = parser.parse_args()
     if (Path(options.output_dir) / NAME).exists():  # it would be resumed, and the clock would lie
-        raise UserError(f"--output_dir {options.output_dir} has a speedrun already; delete that, or name another folder")
+        raise UserError(
+            f"--output_dir {options.output_dir} has a speedrun already; delete that, or name another folder"
+        )
     seconds = train(options)
     steps = range(options.every, options.max_train_steps + 1, options.every)
     shares = {step: found(options, step) for step in steps}
