@@ -16,8 +16,8 @@ from types import SimpleNamespace
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from measure import peak_memory, synchronize
 
-from benchmarks.measure import peak_memory, synchronize
 from igm.cli.launch import run
 from igm.cli.options import Parser
 from igm.devices import best_device

@@ -12,9 +12,9 @@ import time
 
 import torch
 from diffusers import DDPMScheduler
+from measure import peak_memory, synchronize, use_plain_attention
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.measure import peak_memory, synchronize, use_plain_attention
 from igm.cli.launch import run
 from igm.cli.options import Parser
 from igm.devices import best_device

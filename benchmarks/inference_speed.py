@@ -20,9 +20,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from measure import peak_memory, synchronize
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.measure import peak_memory, synchronize
 from igm.cli.launch import run
 from igm.cli.options import Parser
 from igm.data import DataError

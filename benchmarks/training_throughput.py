@@ -24,11 +24,11 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from diffusers import AutoencoderKL
+from measure import use_plain_attention
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.measure import use_plain_attention
 from igm.cli.launch import run
 from igm.cli.options import Parser
 from igm.data.images import decode_image, image_to_tensor

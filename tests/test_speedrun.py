@@ -10,6 +10,8 @@ from matplotlib.image import imread
 
 from igm.data.synthetic.clevr import generate
 
+SCRIPTS = sorted(path.name for path in (ROOT / "benchmarks").glob("*.py") if path.name != "measure.py")
+
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory):
@@ -40,3 +42,11 @@ def test_the_first_minute_of_the_speedrun(scenes, tmp_path):
     again = speedrun(*words)
     assert again.returncode == 2 and "has a speedrun already; delete that" in again.stderr
     assert again.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_benchmark_starts_as_the_docs_say(script):
+    done = subprocess.run(
+        [sys.executable, f"benchmarks/{script}", "--help"], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0 and "usage" in done.stdout, done.stderr[-500:]
