@@ -58,7 +58,7 @@ def found(options, step: int) -> dict[str, tuple[float, float, float]]:
 
 
 @matplotlib.rc_context(STYLE)
-def draw(curves: dict[str, Curve], path: Path) -> Figure:
+def draw(curves: dict[str, Curve], file: Path) -> Figure:
     """Draw the share found against minutes of training, a curve a group, and the paper's shares as dashed lines."""
     figure = Figure(figsize=(3.6, 2.5), dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
@@ -72,7 +72,7 @@ def draw(curves: dict[str, Curve], path: Path) -> Figure:
     axes.set_xlim(left=0)
     axes.legend(loc="lower right", frameon=False, title="dashed: the paper", title_fontsize=7)
     open_frame(axes)
-    save_figure(figure, path)
+    save_figure(figure, file)
     return figure
 
 
@@ -82,14 +82,16 @@ def main() -> None:
     parser.add_argument("--max_train_steps", type=positive, default=2000, help="steps of the training")
     parser.add_argument("--every", type=positive, default=250, help="steps from one evaluation to the next")
     parser.add_argument("--num_images", type=positive, default=50, help="of each group, evaluated")
-    parser.add_argument("--output_dir", default="outputs", help="the run goes to its folder speedrun")
+    parser.add_argument("--output_dir", type=path, default="outputs", help="the run goes to its folder speedrun")
     options = parser.parse_args()
     if (Path(options.output_dir) / NAME).exists():  # it would be resumed, and the clock would lie
         raise UserError(
             f"--output_dir {options.output_dir} has a speedrun already; delete that, or name another folder"
         )
+    if options.every > options.max_train_steps:
+        raise UserError(f"--every {options.every} is more than --max_train_steps {options.max_train_steps}; give fewer")
     seconds = train(options)
-    steps = range(options.every, options.max_train_steps + 1, options.every)
+    steps = sorted({*range(options.every, options.max_train_steps, options.every), options.max_train_steps})
     shares = {step: found(options, step) for step in steps}
     minutes = {step: seconds / 60 * step / options.max_train_steps for step in steps}
     groups = list(shares[steps[-1]])

@@ -107,9 +107,7 @@ def test_the_first_step_goes_downhill_by_the_true_gradient(phi):
     (-gain_score(linear, quadratic)).sum().backward()
     assert float((step * conds.grad).sum()) < 0
     gain = at.gain[0, 0]
-    slopes = (
-        2 * gain * (gain * at.gram[0, 0, -1] - at.linear[0, 0])
-    )  # (J,): the last is that of the gain, 0 at its best
+    slopes = 2 * gain * (gain * at.gram[0, 0, -1] - at.linear[0, 0])  # (J,); the last, of the gain, is 0 at its best
     torch.testing.assert_close(slopes[:-1].view(3, 2), conds.grad[0, 0], rtol=2e-3, atol=1e-5)
     assert abs(float(slopes[-1])) < 1e-4 * float(at.linear[0, 0, -1])
 
