@@ -91,8 +91,8 @@ class Scene(Editable):
     confidence: that the count is right, or, where it was given, every position; object_confidence (K,): each position.
     image: the picture, made smaller where it is large; in a notebook a scene shows itself on it.
     model: of `igm.api`, that found it; with it the scene can be changed (`igm.editing`). It is not pickled.
-    error_by_count (K_max,): where the number was sought, the error of the best set of every size on fresh draws;
-        standard_error_by_count (K_max,): of each.
+    error_by_count (K_max,): where the number was sought, the error of the best set of every size on fresh draws.
+    standard_error_by_count (K_max,): of each.
     """
 
     positions: np.ndarray
