@@ -21,17 +21,19 @@ from igm.data.vocabulary import Vocabulary, blocks, forget
 class Variation:
     """How a picture may be varied.
 
-    share: of the pictures. hue: largest rotation of the colours around grey, radians; gain, offset: standard deviations of
-    each colour channel's factor (its logarithm) and addition, in [0, 1] values. frame: least and most width and height of
-    the new frame in units of the old one; beyond the border the picture's edge is repeated. margin: least distance of a
-    centre from the new frame's border, in units of the frame.
+    share: of the pictures. hue: largest rotation of the colours around grey, radians; saturation: least and most factor of
+    what distinguishes a colour from the grey of its brightness; gain, offset: standard deviations of each colour channel's
+    factor (its logarithm) and addition, in [0, 1] values. frame: least and most width and height of the new frame in units
+    of the old one; beyond the border the picture's edge is repeated. margin: least distance of a centre from the new
+    frame's border, in units of the frame.
     """
 
     share: float = 0.25
     hue: float = np.pi
+    saturation: tuple[float, float] = (0.3, 1.3)
     gain: float = 0.1
     offset: float = 0.05
-    frame: tuple[float, float] = (0.85, 1.2)
+    frame: tuple[float, float] = (0.7, 1.2)
     margin: float = 0.06
 
 
@@ -43,6 +45,8 @@ class Forgetting:
     block: float = 0.25
 
 
+COLOURS, SIZES = ("color", "colour"), ("size",)  # attributes that a new look takes the names of
+ENLARGED = 0.7  # area of a frame, in the picture's, below which a small object may look like a large one
 NOTHING = Forgetting(0, 0)  # for networks that are to say what an object is, and are not told
 
 
@@ -112,11 +116,11 @@ class VariedScenes(torch.utils.data.Dataset):
         pixels = to_range(squeezed(cut(picture, frame), self.resolution))
         conds = labels["conds"].clone()
         conds[: len(points), :2] = frame.inside(points)
-        pixels, hue = change_colours(pixels, rng, v)
-        if hue:
-            for name, block in blocks(self.vocabulary):
-                if name in ("color", "colour"):
-                    conds[:, block] = 0  # nobody knows what it is called now
+        pixels, recoloured = change_colours(pixels, rng, v)
+        lost = [*(COLOURS if recoloured else ()), *(SIZES if frame.width * frame.height < ENLARGED else ())]
+        for name, block in blocks(self.vocabulary):
+            if name in lost:
+                conds[:, block] = 0  # nobody knows what it is called now
         return {**labels, "conds": conds, "pixel_values": pixels}
 
 
@@ -132,13 +136,16 @@ def draw_frame(rng: np.random.Generator, points: np.ndarray, v: Variation, heigh
     return Frame(*(round(float(part) * pixels) / pixels for part, pixels in box))
 
 
-def change_colours(pixels: torch.Tensor, rng: np.random.Generator, v: Variation) -> tuple[torch.Tensor, float]:
-    """Rotate the colours (3, R, R) in [-1, 1] around grey, then scale and shift each channel; also returns the angle."""
-    angle = rng.uniform(-v.hue, v.hue) if rng.random() < 0.5 else 0.0
+def change_colours(pixels: torch.Tensor, rng: np.random.Generator, v: Variation) -> tuple[torch.Tensor, bool]:
+    """Rotate the colours (3, R, R) in [-1, 1] around grey and make them paler or stronger, half of the time; then scale
+    and shift each channel. Also returns whether the colours are others now."""
+    recoloured = rng.random() < 0.5
+    angle, saturation = (rng.uniform(-v.hue, v.hue), rng.uniform(*v.saturation)) if recoloured else (0.0, 1.0)
     cross = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)  # rotation about (1, 1, 1): Rodrigues' formula
     rotation = np.eye(3) * np.cos(angle) + cross * np.sin(angle) + (1 - np.cos(angle)) / 3
+    turned = saturation * rotation + (1 - saturation) / 3  # grey, the mean of the channels, stays as it is
     factors = np.exp(v.gain * rng.standard_normal(3))
-    matrix = torch.from_numpy((factors[:, None] * rotation).astype(np.float32))
+    matrix = torch.from_numpy((factors[:, None] * turned).astype(np.float32))
     shift = torch.from_numpy((2 * v.offset * rng.standard_normal(3)).astype(np.float32))
     mixed = torch.einsum("ij,jhw->ihw", matrix, pixels + 1) - 1 + shift[:, None, None]
-    return mixed.clamp_(-1, 1), angle
+    return mixed.clamp_(-1, 1), recoloured

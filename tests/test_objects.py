@@ -154,7 +154,18 @@ def test_a_changed_colour_has_no_name(tmp_path):
     seen = [scenes.varied(i, np.random.default_rng([i, n])) for i in range(3) for n in range(20)]
     named = [decode_objects(item["conds"][item["mask"] > 0], scenes.vocabulary) for item in seen]
     assert {own[0]["color"] is None for own in named} == {True, False}  # the hue turns in half of them
-    assert all(thing["shape"] and thing["size"] for own in named for thing in own)
+    assert all(thing["shape"] and thing["material"] for own in named for thing in own)
+
+
+def test_what_is_enlarged_has_no_size(tmp_path):
+    write_scenes(tmp_path, "train", [3, 4, 5])
+    clevr = Clevr(tmp_path, "train", (3, 5), fields=("all",))
+    for widest, known in ((0.75, {True, False}), (1.0, {True})):  # half of the pictures are framed anew
+        look = Variation(share=1.0, frame=(widest, widest), margin=-1.0)  # a negative one: whatever the places are
+        scenes = VariedScenes(clevr, look, Forgetting(0, 0))
+        seen = [scenes.varied(i, np.random.default_rng([i, n])) for i in range(3) for n in range(20)]
+        named = [decode_objects(item["conds"][item["mask"] > 0], scenes.vocabulary) for item in seen]
+        assert {own[0]["size"] is not None for own in named} == known
 
 
 def test_a_single_attribute_is_unknown_of_all_objects_or_of_none(tmp_path):

@@ -333,7 +333,8 @@ def test_hours_by_hand(tmp_path, monkeypatch, capsys):
     for number, hours in ((2, 1.5), (1, 2.5)):
         describe_rows([row], table_of(row), place_in(tmp_path, num_processes=number, num_images=90))
         assert f"All: about {hours} hours\n" in capsys.readouterr().out
-    assert [in_hours(h) for h in (None, 0.001, 0.5)] == ["hours not known", "less than a minute", "about 30 minutes"]
+    assert [in_hours(h) for h in (None, 0.001, 0.02)] == ["hours not known", "less than a minute", "about a minute"]
+    assert [in_hours(h) for h in (0.5, 2)] == ["about 30 minutes", "about 2.0 hours"]
 
 
 def test_fewer_processes_take_more_micro_batches(tmp_path):

@@ -62,8 +62,17 @@ def test_beyond_the_border_the_edge_is_repeated():
 
 def test_grey_stays_grey_under_a_rotation_of_colours():
     grey = torch.linspace(-0.9, 0.9, 16).expand(3, 4, 16)
-    changed, _ = change_colours(grey, np.random.default_rng(1), Variation(gain=0.0, offset=0.0))
+    changed, recoloured = change_colours(grey, np.random.default_rng(3), Variation(gain=0.0, offset=0.0))
     torch.testing.assert_close(changed, grey)
+    assert recoloured
+
+
+def test_a_pale_colour_keeps_its_brightness_and_loses_what_sets_its_channels_apart():
+    red = torch.tensor([0.8, -0.4, -0.4])[:, None, None].expand(3, 2, 2)
+    pale = Variation(hue=0.0, saturation=(0.5, 0.5), gain=0.0, offset=0.0)
+    changed, recoloured = change_colours(red, np.random.default_rng(3), pale)
+    assert recoloured
+    torch.testing.assert_close(changed[:, 0, 0], torch.tensor([0.4, -0.2, -0.2]))  # half way to the mean, 0
 
 
 def test_batches_vary_by_place_in_the_run_and_not_by_process(scenes):

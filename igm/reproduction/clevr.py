@@ -163,7 +163,7 @@ MINI_ROWS = (
         checkpoint="clevr-mini",
         evaluation=one_pass("pursuit"),
         paper=IGM,
-        image_seconds=0.43,
+        image_seconds=0.28,
     ),
     Row(
         name="igm_scenes",
@@ -171,7 +171,7 @@ MINI_ROWS = (
         checkpoint="clevr-scene-mini",
         evaluation=one_pass("pursuit"),
         paper=IGM,
-        image_seconds=2,
+        image_seconds=1.1,
     ),
     Row(
         name="igm_one_start",

@@ -68,4 +68,6 @@ def in_hours(hours: float | None) -> str:
         return "hours not known"
     if hours < 1 / 60:
         return "less than a minute"
+    if hours < 1.5 / 60:
+        return "about a minute"
     return f"about {hours:.1f} hours" if hours >= 0.95 else f"about {60 * hours:.0f} minutes"
