@@ -17,6 +17,7 @@ from igm.data.clevr import Clevr
 from igm.data.clevrtex import ClevrTex, split_rows
 from igm.data.images import decode_image, image_to_tensor
 from igm.data.synthetic import clevr as generator
+from igm.reproduction.clevr import MINI_ROWS, on_textures
 
 SIZE = (64, 48)
 
@@ -242,3 +243,22 @@ def test_training_and_evaluation_run_on_it(made, run_main, training_args, tmp_pa
     assert code == 2 and "holds the variants full, outd; choose one by --variant" in err and err.count("\n") == 1
     code, _, err = run_main("train_clevr", *training_args(made, "separable_unet")(variant="outd"))
     assert code == 2 and "--split" in err
+
+
+def test_the_tables_rows_of_shipped_models_run_on_shapes_that_these_do_not_know(made, run_main, tmp_path):
+    rows = [row for row in on_textures(MINI_ROWS) if row.checkpoint]
+    assert {row.checkpoint for row in rows} == {"clevr-mini", "clevr-scene-mini"}
+    (tmp_path / "clevrtex_outd").symlink_to(made / "clevrtex_outd")
+    for row in rows:
+        name, *words = row.evaluation
+        place = (
+            "--dataset_root",
+            tmp_path,
+            "--checkpoint",
+            row.checkpoint,
+            "--output_dir",
+            tmp_path / "out",
+            "--dry_run",
+        )
+        code, out, err = run_main(name.removesuffix(".py"), *words, *place)
+        assert code == 0 and "3-5" in out, err

@@ -186,7 +186,7 @@ MINI_ROWS = (
 
 def on_textures(rows: tuple[Row, ...]) -> tuple[Row, ...]:
     """The same models on CLEVRTex, for which the paper shows pictures and no numbers."""
-    test = ("--split", "test", "--object_counts", ID, OOD)
+    test = ("--split", "test", "--object_counts", ID, OOD, "--places_only")  # its shapes and materials are others
     return tuple(dataclasses.replace(row, evaluation=(*row.evaluation, *test), paper={}) for row in rows)
 
 
