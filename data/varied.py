@@ -117,7 +117,7 @@ class VariedScenes(torch.utils.data.Dataset):
         conds = labels["conds"].clone()
         conds[: len(points), :2] = frame.inside(points)
         pixels, recoloured = change_colours(pixels, rng, v)
-        lost = [*(COLOURS if recoloured else ()), *(SIZES if frame.width * frame.height < ENLARGED else ())]
+        lost = (COLOURS if recoloured else ()) + (SIZES if frame.width * frame.height < ENLARGED else ())
         for name, block in blocks(self.vocabulary):
             if name in lost:
                 conds[:, block] = 0  # nobody knows what it is called now

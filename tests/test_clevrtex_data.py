@@ -251,14 +251,6 @@ def test_the_tables_rows_of_shipped_models_run_on_shapes_that_these_do_not_know(
     (tmp_path / "clevrtex_outd").symlink_to(made / "clevrtex_outd")
     for row in rows:
         name, *words = row.evaluation
-        place = (
-            "--dataset_root",
-            tmp_path,
-            "--checkpoint",
-            row.checkpoint,
-            "--output_dir",
-            tmp_path / "out",
-            "--dry_run",
-        )
-        code, out, err = run_main(name.removesuffix(".py"), *words, *place)
+        place = as_flags({"dataset_root": tmp_path, "checkpoint": row.checkpoint, "output_dir": tmp_path / "out"})
+        code, out, err = run_main(name.removesuffix(".py"), *words, *place, "--dry_run")
         assert code == 0 and "3-5" in out, err

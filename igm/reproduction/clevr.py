@@ -155,7 +155,7 @@ MINI_ROWS = (
         evaluation=("eval_clevr.py", "--method", "gc", "--num_inits", "5", "--num_steps", "400"),
         paper=GC,
         note="5 starts of 400 steps",
-        image_seconds=12,
+        image_seconds=11,
     ),
     Row(
         name="igm",
@@ -179,7 +179,7 @@ MINI_ROWS = (
         checkpoint="clevr-mini",
         evaluation=DESCENT,
         paper=ONE_START,
-        image_seconds=10,
+        image_seconds=6.1,
     ),
 )
 
