@@ -30,8 +30,12 @@ class ErrorForm:
     def __len__(self) -> int:
         return len(self.const)
 
-    def __getitem__(self, rows: slice) -> "ErrorForm":
+    def __getitem__(self, rows: slice | torch.Tensor) -> "ErrorForm":
         return ErrorForm(self.const[rows], self.g[rows], self.H[rows])
+
+    def along(self, directions: torch.Tensor) -> "ErrorForm":
+        """The form of m in R' orthonormal directions (R, R') alone: every m (..., R') there stands for m directions^T."""
+        return ErrorForm(self.const, self.g @ directions, directions.T @ self.H @ directions)
 
     def times(self, m: torch.Tensor) -> torch.Tensor:
         """H m: (B, S, P, R) -> (B, S, P, R)."""
@@ -110,7 +114,7 @@ def form_of(found: DrawFeatures, mix: torch.Tensor) -> ErrorForm:
     with torch.autocast(mix.device.type, enabled=False):
         by_place = found.features.transpose(0, 1)  # (P, N, R)
         g = ((found.rest @ mix) * found.features).sum(0) * scale  # (P, R)
-        H = (by_place.transpose(1, 2) @ by_place) * (mix.T @ mix) * scale  # (P, R, R)
+        H = (by_place.transpose(1, 2) @ by_place).mul_((mix.T @ mix) * scale)  # (P, R, R)
         const = found.rest.square().sum() * scale
     return ErrorForm(const[None], g[None], H[None])
 
@@ -131,22 +135,7 @@ def measure_forms(denoiser: Denoiser, views: Sequence[Draws], batch_size: int = 
     return ErrorForm(*(torch.cat(parts) for parts in zip(*((f.const, f.g, f.H) for f in forms), strict=True)))
 
 
-def contributions(found: DrawFeatures, mix: torch.Tensor, phi: torch.Tensor) -> torch.Tensor:
-    """W (B * phi_k) of K concepts on every draw of an image: phi (K, P, R) -> (N, K, P, C)."""
-    return (found.features[:, None] * phi) @ mix.T
-
-
-def errors_per_draw(found: DrawFeatures, mix: torch.Tensor, phi: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Denoising error on each draw of an image of compositions f_0 + sum_k a_k W (B * phi_k), exactly.
-
-    Args:
-        phi: (K, P, R). weights: a (S, K).
-
-    Returns:
-        errors (N, S).
-    """
-    each = contributions(found, mix, phi).flatten(2)  # (N, K, P C)
-    rest = found.rest.flatten(1)[:, None]  # (N, 1, P C)
-    gram, linear = each @ each.transpose(1, 2), (each @ rest.transpose(1, 2))[..., 0]  # (N, K, K), (N, K)
-    quadratic = torch.einsum("sk,nkl,sl->ns", weights, gram, weights)
-    return (rest.square().sum(2) - 2 * linear @ weights.T + quadratic) / rest.shape[2]
+def errors_per_draw(found: DrawFeatures, mix: torch.Tensor, m: torch.Tensor) -> torch.Tensor:
+    """Denoising error on each draw of an image of compositions f_0 + W (B * m), exactly: m (S, P, R) -> (N, S)."""
+    errors = [(found.rest - (found.features * own) @ mix.T).square().mean((1, 2)) for own in m]
+    return torch.stack(errors, dim=1)

@@ -82,12 +82,12 @@ class Measured:
         is, or what the objects are.
         """
         own = self.search
-        search = own.among(torch.arange(1, device=own.form.g.device))
+        search = own.quick
         grown = grow(search.tables, own.settings.max_objects)
         sets = [search.off_grid(search.tables.conds[members], QUICK_STEPS) for members in grown]
         prices = own.settings.count_penalty * own.prices(sets)
         likely = int((torch.cat([one.error[:, 0] for one in sets]).cpu() + prices).argmin())
-        best = search.improved(sets[likely])
+        best = own.in_whole(torch.arange(1), search.improved(sets[likely]), num_steps=0)
         places = best.conds[0, 0].cpu().numpy()  # (K, 2)
         return Scene(places, len(places), None, None, float(best.error), self.image, self.model)
 
@@ -117,7 +117,7 @@ class Measured:
         Args:
             objects: those that are there already, as in `error`.
         """
-        form, tables = self.search.form, self.search.tables
+        form, tables = self.search.form, self.search.whole.tables
         base = self.composed(objects)  # (P, R)
         linear, quadratic = (part[0, 0] for part in form.parts(base[None, None]))
         cross = (form.times(base[None, None])[0, 0] * tables.phi).sum((1, 2))  # (M,)

@@ -9,6 +9,7 @@ from igm.error_form import ErrorForm, gain_score
 from igm.inference.closed_form import Search, SearchSettings, pair_moves, single_moves
 from igm.inference.closed_form_grid import addition_scores, grid_tables, grow
 from igm.inference.closed_form_refine import Phi, Sets, apart, look, newton_step, refine
+from igm.inference.phi import LEFT_OUT, QuickPhi
 from igm.models.separable import SeparableUNet
 
 SEPARATION = 0.2
@@ -179,3 +180,28 @@ def test_near_objects_are_pushed_apart():
     moved = apart(conds, real, 0.1)[0, 0]
     assert float((moved[0] - moved[1]).norm()) == pytest.approx(0.1, abs=1e-6)
     assert torch.equal(moved[2], conds[0, 0, 2])
+
+
+def test_a_quick_search_sees_nearly_all_of_phi(phi):
+    """What few directions leave out of phi is a small share, at any place, and no smaller number of them would do."""
+    quick, places = QuickPhi(phi.network), torch.rand(300, 2, generator=torch.Generator().manual_seed(5))
+    directions, few = quick.directions, quick(places)  # (R, R'), (M, P, R')
+    left, number = phi(places) - few @ directions.T, directions.shape[1]
+    assert few.shape[-1] == number < 12
+    torch.testing.assert_close(directions.T @ directions, torch.eye(number), atol=1e-5, rtol=0)
+    share = left.square().mean().sqrt() / phi(places).square().mean().sqrt()
+    assert float(share) < 2 * LEFT_OUT  # LEFT_OUT is that of all offsets alike
+    torch.testing.assert_close(few, phi(places) @ directions, atol=1e-4, rtol=1e-3)
+
+
+def test_slopes_in_few_directions_are_those_of_phi(phi):
+    quick, places = QuickPhi(phi.network), torch.rand(7, 2)
+    values, slopes = quick.with_slopes(places)
+    torch.testing.assert_close(values, quick(places))
+    torch.testing.assert_close(slopes, phi.with_slopes(places)[1] @ quick.directions, atol=1e-3, rtol=1e-3)
+
+
+def test_a_form_along_directions_is_the_form_of_what_lies_in_them(phi):
+    form, directions = form_around(phi, TRUTH), torch.linalg.qr(torch.randn(12, 5))[0]
+    few = torch.randn(1, 4, 64, 5)
+    torch.testing.assert_close(form.along(directions).error(few), form.error(few @ directions.T), rtol=1e-4, atol=1e-4)

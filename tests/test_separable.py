@@ -107,9 +107,10 @@ def test_errors_per_draw_average_to_the_form(denoiser):
     draws = some_draws(1, 7)
     phi, weights = Phi(denoiser.network)(torch.rand(3, 2)), torch.tensor([[1.0, 1.0, 0.0], [0.5, 0.0, 1.5]])
     mix = mixing(denoiser)
-    each = errors_per_draw(features_of_draws(denoiser, draws[0], 4), mix, phi, weights)
+    m = torch.einsum("sk,kpr->spr", weights, phi)
+    each = errors_per_draw(features_of_draws(denoiser, draws[0], 4), mix, m)
     assert each.shape == (7, 2)
-    expected = measure_forms(denoiser, [draws]).error(torch.einsum("sk,kpr->spr", weights, phi)[None])[0]
+    expected = measure_forms(denoiser, [draws]).error(m[None])[0]
     torch.testing.assert_close(each.mean(0), expected, rtol=1e-4, atol=1e-6)
 
 

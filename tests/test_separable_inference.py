@@ -65,8 +65,8 @@ def test_errors_of_sets_are_those_of_the_form(denoiser, posterior):
 
 def test_every_number_ends_no_higher_than_the_grid_starts_it(denoiser, posterior):
     search = SeparableSearch(denoiser, posterior, SETTINGS)
-    grid = search.among(torch.arange(3))
-    starts = [grid.off_grid(search.tables.conds[members], num_steps=0) for members in grow(grid.tables, 4)]
+    grid = search.whole.among(torch.arange(3))
+    starts = [grid.off_grid(grid.tables.conds[members], num_steps=0) for members in grow(grid.tables, 4)]
     for image, sets in enumerate(search.every(4)):
         assert [own.conds.shape[2] for own in sets] == [1, 2, 3, 4]
         for own, start in zip(sets, starts, strict=True):

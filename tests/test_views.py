@@ -98,8 +98,8 @@ def test_the_form_of_two_views_is_the_mean_of_their_forms():
 def test_errors_of_each_draw_average_to_the_form():
     denoiser, views = tiny(), [some_draws(1), some_draws(2)]
     phi, weights = Phi(denoiser.network, VIEWS)(torch.rand(3, 2)), torch.tensor([[1.0, 0.5, 0.0]])
-    each = errors_per_draw(features_in_views(denoiser, views, 1, 8), mixing(denoiser), phi, weights)
     m = torch.einsum("sk,kpr->spr", weights, phi)
+    each = errors_per_draw(features_in_views(denoiser, views, 1, 8), mixing(denoiser), m)
     assert each.shape == (3, 1)
     torch.testing.assert_close(each.mean(0), measure_forms(denoiser, views).error(m.expand(2, 1, -1, -1))[1])
 

@@ -4,6 +4,7 @@ A grid gives first sets for every number of objects; these leave the grid by Gau
 one or two at a time, and put back at the best place given the others; what lowers the error after refinement is kept.
 """
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -45,6 +46,11 @@ class Search:
 
     def __init__(self, form: ErrorForm, tables: GridTables, phi: Phi, settings: SearchSettings):
         self.form, self.tables, self.phi, self.settings = form, tables, phi, settings
+
+    def among(self, images: torch.Tensor) -> "Search":
+        """The search in some of the images, by number."""
+        tables = dataclasses.replace(self.tables, b=self.tables.b[images], G=self.tables.G[images])
+        return Search(self.form[images], tables, self.phi, self.settings)
 
     def refined(self, conds: torch.Tensor, real: torch.Tensor, num_steps: int) -> Sets:
         """Sets (B, S, K, D) after some steps."""

@@ -171,7 +171,7 @@ class SceneSearch(SeparableSearch):
 
     def told(self, image: int, sets: list[Sets]) -> list[Sets]:
         """An image's sets (each S = 1, conds (1, 1, K, 2)), those near the likely number with attributes."""
-        search = self.among(torch.tensor([image], device=self.form.g.device))
+        search = self.whole.among(torch.tensor([image], device=self.form.g.device))
         if len(sets) == 1:
             return [self.moved(search, self.with_attributes(search.form, sets[0]))]
         best = int((torch.cat([own.error[:, 0] for own in sets]) + self.price(sets)).argmin())

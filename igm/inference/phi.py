@@ -5,6 +5,8 @@ values on a fine lattice of offsets, a multiple of the grid's, gives phi and its
 arithmetic: all places of one concept use the same 16 weights.
 """
 
+import copy
+import functools
 import weakref
 from collections.abc import Sequence
 from typing import Any
@@ -17,6 +19,7 @@ from igm.inference.views import View
 from igm.models.separable import SeparableUNet
 
 STEPS = 8  # lattice steps from one place of the grid to the next
+LEFT_OUT = 0.01  # the share of phi that a quick search does without
 MARGIN = 4  # lattice points beyond the farthest offset
 _tables: "weakref.WeakKeyDictionary[SeparableUNet, tuple[Any, PhiTable]]" = weakref.WeakKeyDictionary()
 
@@ -30,19 +33,31 @@ class Phi:
     def __init__(self, network: SeparableUNet, views: Sequence[View] = (View(),)):
         self.network, self.views = network, views
 
+    @property
+    def table(self) -> "PhiTable":
+        """That of places alone."""
+        return table_of(self.network)
+
     def whole(self, conds: torch.Tensor) -> torch.Tensor:
         """Concepts (M, 2) or (M, D) as (M, D): zeros for what is unknown."""
         return torch.nn.functional.pad(conds, (0, self.network.config.cond_size - conds.shape[-1]))
 
     @torch.no_grad()
     def __call__(self, conds: torch.Tensor) -> torch.Tensor:
-        return torch.cat([self.seen(view.concepts(conds)) for view in self.views], dim=1)
-
-    def seen(self, conds: torch.Tensor) -> torch.Tensor:
-        """phi (M, P, R) in one view, of concepts as they are there."""
+        there = self.in_views(conds)
         if conds.shape[-1] == 2:
-            return table_of(self.network)(conds)
-        return self.network.phi(conds).float().flatten(2).transpose(1, 2)
+            values = self.table(there)
+        else:
+            values = self.network.phi(there).float().flatten(2).transpose(1, 2)  # (V M, P, R), P of one view
+        return self.side_by_side(values)
+
+    def in_views(self, conds: torch.Tensor) -> torch.Tensor:
+        """Concepts (M, D) as they are in each view: (V M, D)."""
+        return torch.cat([view.concepts(conds) for view in self.views])
+
+    def side_by_side(self, values: torch.Tensor) -> torch.Tensor:
+        """The places of all views one after the other: (V M, ..., P, R) -> (M, ..., V P, R)."""
+        return torch.cat(values.chunk(len(self.views)), dim=-2)
 
     def around(self, place: torch.Tensor, number: int) -> torch.Tensor:
         """The places of each view nearest to a place (2,) of the picture: their numbers (V J,) among those of all views."""
@@ -64,7 +79,7 @@ class Phi:
     @torch.no_grad()
     def of_grid(self, conds: torch.Tensor) -> torch.Tensor:
         """phi of a search's grid of positions (M, 2): the last is kept, so that pictures measured one by one share it."""
-        table = table_of(self.network)
+        table = self.table
         if table.grid is None or table.grid[0] != self.views or not torch.equal(table.grid[1], conds):
             table.grid = self.views, conds, self(conds)
         return table.grid[2]
@@ -72,18 +87,31 @@ class Phi:
     @torch.no_grad()
     def with_slopes(self, conds: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """phi (M, P, R) and its derivatives (M, 2, P, R) in the positions."""
-        values, slopes = zip(*(self.seen_with_slopes(view, conds) for view in self.views), strict=True)
-        return torch.cat(values, dim=1), torch.cat(slopes, dim=2)
-
-    def seen_with_slopes(self, view: View, conds: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """phi (M, P, R) in one view, and its derivatives (M, 2, P, R) in the positions in the picture."""
-        there = view.concepts(conds)
+        there = self.in_views(conds)
         if conds.shape[-1] == 2:
-            values, slopes = table_of(self.network).with_slopes(there)
+            values, slopes = self.table.with_slopes(there)
         else:
             values, slopes = self.network.phi_and_slopes(there)
             values, slopes = values.float().flatten(2).transpose(1, 2), slopes.float().flatten(3).transpose(2, 3)
-        return values, slopes * slopes.new_tensor(view.signs)[:, None, None]
+        signs = slopes.new_tensor([view.signs for view in self.views]).repeat_interleave(len(conds), 0)  # (V M, 2)
+        return self.side_by_side(values), self.side_by_side(slopes * signs[..., None, None])
+
+
+class QuickPhi(Phi):
+    """phi of places alone, (M, P, R'), in the few of its R directions that hold nearly all of it at any offset.
+
+    A search in the error form along these (`ErrorForm.along`) reads a fraction of the whole one.
+    """
+
+    @property
+    def table(self) -> "PhiTable":
+        """That along the directions."""
+        return table_of(self.network).along_few
+
+    @property
+    def directions(self) -> torch.Tensor:
+        """Orthonormal columns (R, R')."""
+        return table_of(self.network).directions
 
 
 class PhiTable:
@@ -107,16 +135,32 @@ class PhiTable:
         filtered = spline_filter1d(spline_filter1d(values.cpu().numpy(), axis=0), axis=1).astype(np.float32)
         self.coefficients = torch.from_numpy(filtered).flatten(0, 1).to(values.device)  # (N^2, R)
 
+    @functools.cached_property
+    def directions(self) -> torch.Tensor:
+        """Orthonormal columns (R, R'), as few as leave out no more than the share LEFT_OUT of phi's root mean square."""
+        values = self.coefficients.double()
+        energy, columns = torch.linalg.eigh(values.T @ values)  # ascending
+        left_out = (energy.clamp(min=0).cumsum(0) / energy.sum()).sqrt()  # by leaving out so many and one more
+        return columns[:, int((left_out <= LEFT_OUT).sum()) :].flip(1).to(self.coefficients)
+
+    @functools.cached_property
+    def along_few(self) -> "PhiTable":
+        """The table of phi along `directions`."""
+        few = copy.copy(self)
+        few.coefficients, few.grid = self.coefficients @ self.directions, None
+        return few
+
     def __call__(self, conds: torch.Tensor) -> torch.Tensor:
         """phi (M, P, R) of positions (M, 2)."""
         start, (x, y) = self.weights(conds)
-        return self.summed(start, y[0][:, :, None] * x[0][:, None])
+        return self.summed(start, (y[0][:, :, None] * x[0][:, None])[:, None])[:, 0]
 
     def with_slopes(self, conds: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """phi (M, P, R) and its derivatives (M, 2, P, R) of positions (M, 2)."""
         start, (x, y) = self.weights(conds)
-        parts = [self.summed(start, b[:, :, None] * a[:, None]) for a, b in ((x[0], y[0]), (x[1], y[0]), (x[0], y[1]))]
-        return parts[0], torch.stack(parts[1:], dim=1)
+        both = [b[:, :, None] * a[:, None] for a, b in ((x[0], y[0]), (x[1], y[0]), (x[0], y[1]))]  # (M, 4, 4) each
+        found = self.summed(start, torch.stack(both, dim=1))  # (M, 3, P, R)
+        return found[:, 0], found[:, 1:]
 
     def weights(self, conds: torch.Tensor) -> tuple[torch.Tensor, tuple]:
         """The first lattice point (M, 2) for place (0, 0); for x and for y four weights and their slopes, (M, 4) each."""
@@ -129,17 +173,18 @@ class PhiTable:
         return whole.long() - 1 - self.first, tuple((value[:, i], slope[:, i]) for i in range(2))
 
     def summed(self, start: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        """Sums (M, P, R) of 4 x 4 lattice points at each place: start (M, 2), weights (M, 4, 4) by row and column."""
+        """Sums (M, S, P, R) of 4 x 4 lattice points at each place: start (M, 2), weights (M, S, 4, 4) by row and column."""
         taps = torch.arange(4, device=start.device)
         places = torch.arange(self.side, device=start.device) * STEPS
         columns = start[:, 0, None, None] + places[:, None] + taps  # (M, W, 4)
         rows = start[:, 1, None, None] + places[:, None] + taps  # (M, H, 4)
         index = rows[:, :, None, :, None] * self.count + columns[:, None, :, None, :]  # (M, H, W, 4, 4)
-        each = weights[:, None, None].expand(index.shape).flatten(3)  # (M, H, W, 16)
+        index = index.view(len(start), 1, -1, 16).expand(-1, weights.shape[1], -1, -1)  # (M, S, P, 16)
+        each = weights.flatten(2)[:, :, None].expand_as(index)
         bags = torch.nn.functional.embedding_bag(
-            index.flatten(3).flatten(0, 2), self.coefficients, per_sample_weights=each.flatten(0, 2), mode="sum"
+            index.flatten(0, 2), self.coefficients, per_sample_weights=each.flatten(0, 2), mode="sum"
         )
-        return bags.view(len(start), self.side**2, -1)
+        return bags.view(*index.shape[:3], -1)
 
 
 def table_of(network: SeparableUNet) -> PhiTable:

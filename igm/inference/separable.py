@@ -5,18 +5,19 @@ each number of objects, has to lower the error by more than a penalty that is ca
 to another pays more: it is rare, and what the network cannot explain of an object looks like a second one beside it.
 """
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
 
 from igm import UserError
-from igm.error_form import DrawFeatures, ErrorForm, errors_per_draw, features_in_views, measure_forms, mixing
+from igm.error_form import errors_per_draw, features_in_views, measure_forms, mixing
 from igm.inference.closed_form import Search, SearchSettings
-from igm.inference.closed_form_grid import GridTables, grid_tables, grow
+from igm.inference.closed_form_grid import grid_tables, grow
 from igm.inference.closed_form_refine import Sets, refine
 from igm.inference.confidence import confidence_of_choice, object_confidence
 from igm.inference.draws import Draws, draw_for_images, image_generators
-from igm.inference.phi import Phi
+from igm.inference.phi import Phi, QuickPhi
 from igm.inference.sets import candidate_grid
 from igm.inference.settings import PursuitSettings
 from igm.inference.types import Inferred, Posterior
@@ -27,6 +28,7 @@ CROWDED = (
 )
 SAME = 1e-3  # relative difference of errors below which two refined sets are taken for one
 DRAWS_PER_ROUND = 16
+WHOLE_STEPS = 2  # under the whole form, of sets that a quick search found
 MOST = 4  # with a confidence asked for, at most so many times the usual draws
 TRUNK_ROWS = 128  # most trunk passes at once
 
@@ -73,13 +75,17 @@ class SeparableSearch:
         self.denoiser, self.posterior, self.batch_size = denoiser, posterior, min(batch_size, TRUNK_ROWS)
         self.numbers = image_numbers or list(range(len(posterior)))
         self.views, self.mix = posterior.in_views(s.num_views), mixing(denoiser)
-        self.phi = Phi(getattr(denoiser.network, "module", denoiser.network), [own.view for own in self.views])
+        network, views = getattr(denoiser.network, "module", denoiser.network), [own.view for own in self.views]
+        self.phi, few = Phi(network, views), QuickPhi(network, views)
         self.t_range, self.separation = s.range_of(denoiser.num_timesteps), s.min_separation
         generators = image_generators(s.seed, self.numbers, stream=3)
         draws = self.draws(slice(None), s.num_draws, self.t_range, generators)
         self.form = measure_forms(denoiser, draws, self.batch_size)
-        grid = candidate_grid(s.num_candidates, s.bounds).to(posterior.mean)
-        self.tables = grid_tables(self.form, grid, self.phi.of_grid(grid), self.separation)
+        along, grid = self.form.along(few.directions), candidate_grid(s.num_candidates, s.bounds).to(posterior.mean)
+        tables = grid_tables(along, grid, few.of_grid(grid), self.separation)
+        whole = dataclasses.replace(tables, phi=self.phi.of_grid(grid))
+        search = SearchSettings(self.separation, num_steps=s.num_steps)
+        self.quick, self.whole = Search(along, tables, few, search), Search(self.form, whole, self.phi, search)
 
     def draws(
         self, images: slice, number: int, t_range: tuple[int, int], generators: list[torch.Generator]
@@ -92,12 +98,9 @@ class SeparableSearch:
         """Draws of each view, of so many in all."""
         return -(-num_draws // len(self.views))
 
-    def among(self, rows: torch.Tensor) -> Search:
-        """The search in some of the images."""
-        form, t = self.form, self.tables
-        part = ErrorForm(form.const[rows], form.g[rows], form.H[rows])
-        tables = GridTables(t.conds, t.phi, t.allowed, t.b[rows], t.G[rows])
-        return Search(part, tables, self.phi, SearchSettings(self.separation, num_steps=self.settings.num_steps))
+    def in_whole(self, images: torch.Tensor, sets: Sets, num_steps: int) -> Sets:
+        """One set of each of some images that a quick search found, after some steps under the whole form."""
+        return self.whole.among(images).off_grid(sets.conds[:, 0], min(num_steps, self.settings.num_steps))
 
     def known(self, num_concepts: torch.Tensor) -> list[list[Sets]]:
         """For each image its set of the known size, alone in a list.
@@ -108,22 +111,24 @@ class SeparableSearch:
         found: list[list[Sets]] = [[] for _ in self.numbers]
         for k in num_concepts.unique().tolist():
             rows = (num_concepts == k).nonzero()[:, 0]
-            search = self.among(rows.to(self.form.g.device))
+            images = rows.to(self.form.g.device)
+            search = self.quick.among(images)
             members = grow(search.tables, k)
             if len(members) < k:
                 raise UserError(
-                    f"{k} objects asked for, {len(members)} of the {len(self.tables.conds)} candidates may stand "
+                    f"{k} objects asked for, {len(members)} of the {len(search.tables.conds)} candidates may stand "
                     "together; raise --num_candidates or lower --min_separation"
                 )
-            sets = search.improved(search.off_grid(self.tables.conds[members[-1]]))
+            sets = search.improved(search.off_grid(search.tables.conds[members[-1]]))
             other = search.greedy(k)  # from elsewhere: what one start misses, the other finds
             differs = ((other.error - sets.error).abs() > SAME * sets.error)[
                 :, 0
             ]  # (B,), it did not end at the same set
             if bool(differs.any()):
-                another = self.among(rows.to(differs.device)[differs]).improved(other.where(differs))
+                another = search.among(differs).improved(other.where(differs))
                 better = another.error < sets.where(differs).error
                 sets.put(differs, sets.where(differs).replaced(better, another))
+            sets = self.in_whole(images, sets, WHOLE_STEPS)
             for own, row in enumerate(rows.tolist()):
                 found[row].append(sets.of(own))
         return found
@@ -133,10 +138,10 @@ class SeparableSearch:
 
         Moves are tried where the error plus penalties is near its least: other numbers will not be chosen.
         """
-        search = self.among(torch.arange(len(self.numbers), device=self.form.g.device))
+        search, images = self.quick, torch.arange(len(self.numbers), device=self.form.g.device)
         found: list[Sets] = []
         for members in grow(search.tables, max_objects):
-            sets = search.off_grid(self.tables.conds[members], num_steps=0)
+            sets = search.off_grid(search.tables.conds[members], num_steps=0)
             if found:
                 larger = search.enlarged(found[-1])
                 sets = sets.replaced(larger.error < sets.error, larger)
@@ -146,14 +151,14 @@ class SeparableSearch:
         prices = torch.stack([self.prices(own) for own in each]).to(errors)  # (B, K)
         likely = (errors + self.settings.count_penalty * prices).argmin(1)  # (B,), K - 1
         for j in range(len(found)):
-            rows = ((likely - j).abs() <= self.near).nonzero()[:, 0]
+            near = (likely - j).abs() <= self.near  # (B,)
+            start, rows = found[j].where(near), near.nonzero()[:, 0]
+            found[j] = self.in_whole(images, found[j], num_steps=0)
             if len(rows):
-                near = self.among(rows)
-                start = near.off_grid(Sets.of_images([each[i][j] for i in rows.tolist()]).conds[:, 0])
-                better = near.improved(start)
-                for own, i in enumerate(rows.tolist()):
-                    each[i][j] = better.of(own)
-        return each
+                among = search.among(rows)
+                better = among.improved(among.off_grid(start.conds[:, 0]))
+                found[j].put(near, self.in_whole(rows, better, WHOLE_STEPS))
+        return [[sets.of(i) for sets in found] for i in range(len(self.numbers))]
 
     def told(self, image: int, sets: list[Sets]) -> list[Sets]:
         """An image's sets with all that is said of their objects: here, places alone."""
@@ -182,6 +187,7 @@ class SeparableSearch:
             rounds: draws of each round; the first that is as sure as the settings ask for is the last.
         """
         s, fresh = self.settings, None
+        composed = torch.stack([self.parts(own).sum(0) for own in sets])  # (S, P, R)
         generator = image_generators(s.seed, [self.numbers[image]], stream=5)
         prices = self.prices(sets)  # (S,)
         price = s.count_penalty * prices
@@ -189,21 +195,20 @@ class SeparableSearch:
             draws = self.draws(slice(image, image + 1), number, t_range, generator)
             found = features_in_views(self.denoiser, draws, 0, self.batch_size)
             fresh = found if fresh is None else fresh.joined(found)
-            errors = torch.cat([self.errors(fresh, own)[:, :1] for own in sets], dim=1)  # (N, S)
+            errors = errors_per_draw(fresh, self.mix, composed).cpu()  # (N, S)
             best = int((errors.mean(0) + price).argmin())
             sure = confidence_of_choice(errors + price, best, s.count_scale)
             if s.confidence is not None and sure >= s.confidence < 1:
                 break
         if fresh is None:
             raise ValueError("no round of draws to judge by")
-        each = self.errors(fresh, sets[best])
-        return Judged(errors, prices, best, sure, each[:, 1:] - each[:, :1])
+        each = self.parts(sets[best])
+        without = errors_per_draw(fresh, self.mix, composed[best] - each).cpu()  # (N, K)
+        return Judged(errors, prices, best, sure, without - errors[:, best : best + 1])
 
-    def errors(self, fresh: DrawFeatures, sets: Sets) -> torch.Tensor:
-        """On each draw, the error of one set, and then of it without each of its objects: (N, 1 + K)."""
-        k = sets.conds.shape[2]
-        weights = torch.cat([torch.ones(1, k), 1 - torch.eye(k)]).to(sets.gain) * sets.gain  # (1 + K, K)
-        return errors_per_draw(fresh, self.mix, self.phi(sets.conds[0, 0]), weights).cpu()
+    def parts(self, sets: Sets) -> torch.Tensor:
+        """What each object of a set adds to m, at the set's gain: (K, P, R)."""
+        return sets.gain[0, 0] * self.phi(sets.conds[0, 0])
 
     def with_known(self, num_concepts: torch.Tensor) -> Inferred:
         """See `infer_known`."""
