@@ -166,6 +166,7 @@ class SceneSearch(SeparableSearch):
     with the object taken out that is missed least, and with one more where the error is lowered most.
     """
 
+    objects = True
     near = 1  # the others are tried with attributes alone
     first_penalty = 1e-3  # lower than for places: sets of more objects than there are get attributes, too
 

@@ -53,6 +53,7 @@ class SeparableSearch:
     """A batch of images: their error forms, and the search in them.
 
     Attributes:
+        objects: whether what stands at the places is sought, too.
         near: numbers of objects that differ by more from the likely one are not searched further.
         first_penalty: of a count, while one is fitted.
 
@@ -60,6 +61,7 @@ class SeparableSearch:
         FloatingPointError: a prediction is not finite.
     """
 
+    objects = False
     near = 2
     first_penalty = 0.002
 
@@ -71,7 +73,7 @@ class SeparableSearch:
         image_numbers: list[int] | None = None,
         batch_size: int = TRUNK_ROWS,
     ):
-        s = self.settings = settings.for_facts(denoiser.facts).for_network(separable=True)
+        s = self.settings = settings.for_facts(denoiser.facts).for_network(separable=True, objects=self.objects)
         self.denoiser, self.posterior, self.batch_size = denoiser, posterior, min(batch_size, TRUNK_ROWS)
         self.numbers = image_numbers or list(range(len(posterior)))
         self.views, self.mix = posterior.in_views(s.num_views), mixing(denoiser)

@@ -33,12 +33,13 @@ _MEASURED = {
 _SEPARABLE = {
     "t_range": (0, 400),
     "num_candidates": 100,  # first places: refinement and moves leave the grid
-    "num_draws": 64,
+    "num_draws": 32,
     "confidence_draws": 12,
     "num_steps": 8,
     "count_draws": 80,
     "count_range": (0, 500),
 }
+_OBJECTS = _SEPARABLE | {"num_draws": 64}  # what an object is takes more of them than where it is
 _SHARED = {
     "t_range": (0, 500),
     "num_candidates": 256,
@@ -138,7 +139,9 @@ class PursuitSettings(InferenceSettings):
         None, "positions on the grid, about (default: 256; separable network: 100)", kind=positive
     )
     num_draws: int = setting(
-        None, "noise draws that price the candidates (default: 16; separable network: 64)", kind=positive
+        None,
+        "noise draws that price the candidates (default: 16; separable network: 32, whole objects: 64)",
+        kind=positive,
     )
     num_views: int = setting(
         2,
@@ -202,9 +205,9 @@ class PursuitSettings(InferenceSettings):
         """A copy in which a checkpoint's facts, or else defaults, stand for what is None."""
         return super().for_facts(facts).filled(_MEASURED)
 
-    def for_network(self, separable: bool) -> Self:
-        """A copy in which the defaults for a kind of network stand for what is None."""
-        return self.filled(_SEPARABLE if separable else _SHARED)
+    def for_network(self, separable: bool, objects: bool = False) -> Self:
+        """A copy in which the defaults for a kind of network, and for whole objects, stand for what is None."""
+        return self.filled((_OBJECTS if objects else _SEPARABLE) if separable else _SHARED)
 
 
 @dataclass(frozen=True, kw_only=True)
