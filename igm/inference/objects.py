@@ -29,8 +29,8 @@ ROUNDS = 4  # of all objects one after the other; most scenes need two
 SETTLE = 4  # steps of the places once the attributes are known
 SAME_PLACE = 0.05  # what was found so near to a place that is asked for is what stands there
 AROUND = 0.25  # where an object comes or goes, what stands nearer is asked again what it is
-SHORT = 16  # combinations that are priced in full
-NEAR = 24  # places of the latent grid, in each view, by which they are chosen
+SHORT = 8  # combinations that are priced in full
+NEAR = 12  # places of the latent grid, in each view, by which they are chosen
 MOVES = 3  # of objects with attributes, at most
 HOPEFUL = 0.3  # of an object's worth: an error that is higher by more is not tried with attributes
 
