@@ -10,6 +10,7 @@ from igm.statistics import (
     bootstrap_interval,
     count_confusion,
     difference_interval,
+    kernel_distance,
     reliability,
     share_interval,
     sum_interval,
@@ -338,3 +339,27 @@ def test_wilson_interval_agrees_with_scipy():
     for *own, k, n in zip(*wilson_interval(successes, trials), successes, trials, strict=True):
         expected = binomtest(k, n).proportion_ci(0.95, "wilson")
         np.testing.assert_allclose(own, [expected.low, expected.high], atol=1e-12)
+
+
+def test_kernel_distance_is_its_definition_term_by_term():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(5, 3)), rng.normal(size=(4, 3)) + 0.5
+
+    def k(x, y):
+        return (float(np.dot(x, y)) / 3 + 1) ** 3
+
+    of_a = np.mean([k(a[i], a[j]) for i in range(5) for j in range(5) if i != j])
+    of_b = np.mean([k(b[i], b[j]) for i in range(4) for j in range(4) if i != j])
+    between = np.mean([k(x, y) for x in a for y in b])
+    assert kernel_distance(a, b) == pytest.approx(of_a + of_b - 2 * between)
+
+
+def test_kernel_distance_is_unbiased_and_grows_with_the_difference():
+    rng = np.random.default_rng(1)
+    same = [kernel_distance(rng.normal(size=(20, 4)), rng.normal(size=(30, 4))) for _ in range(300)]
+    assert abs(np.mean(same)) < 4 * np.std(same) / 300**0.5 and min(same) < 0
+    base = rng.normal(size=(200, 4))
+    moved = [kernel_distance(base, rng.normal(size=(200, 4)) + shift) for shift in (0.0, 0.5, 1.0)]
+    assert moved[0] < moved[1] < moved[2]
+    with pytest.raises(ValueError, match="two or more pictures"):
+        kernel_distance(base[:1], base)
