@@ -159,6 +159,7 @@ def write_datasets(folder: Path) -> None:
         generate(folder / "DIR", split, 24, counts, resolution=(48, 32))
     for split in ("trainA", "valA", "valB"):
         generate(folder / "cogent", split, 24, resolution=(48, 32))
+    generate(folder / "tex", "outd", 24, (3, 8), layout="clevrtex", resolution=(48, 36))
     write_celeba(folder / "celeba", CELEBA_ROWS)
     write_own_labels(folder / "shelf", 12, suffix=".jpg")
     for name, number_of in {"fruit": 12, "new_fruit": 2, "my_pictures": 2}.items():
