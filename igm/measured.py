@@ -121,7 +121,10 @@ class Measured:
         base = self.composed(objects)  # (P, R)
         linear, quadratic = (part[0, 0] for part in form.parts(base[None, None]))
         cross = (form.times(base[None, None])[0, 0] * tables.phi).sum((1, 2))  # (M,)
-        lower = gain_score(linear + tables.b[0], quadratic + 2 * cross + tables.G[0].diagonal())  # (M,)
+        own_linear, own_quadratic = (
+            part[0] for part in form.parts(tables.phi[None])
+        )  # (M,), whole, unlike the tables'
+        lower = gain_score(linear + own_linear, quadratic + 2 * cross + own_quadratic)  # (M,)
         change = gain_score(linear, quadratic) - lower  # (M,)
         xs, ys = (axis.unique() for axis in tables.conds.T)
         values = change.view(len(xs), len(ys)).T.cpu().numpy()  # (rows, columns)

@@ -41,7 +41,7 @@ class Search:
     """The search in B images.
 
     Args:
-        form: their error forms. tables: of a grid, under the same form. phi: concepts (M, D) -> (M, P, R).
+        form: their error forms. tables: of a grid, under the same form or a quick one. phi: concepts (M, D) -> (M, P, R).
     """
 
     def __init__(self, form: ErrorForm, tables: GridTables, phi: Phi, settings: SearchSettings):

@@ -85,7 +85,7 @@ class SeparableSearch:
         self.form = measure_forms(denoiser, draws, self.batch_size)
         along, grid = self.form.along(few.directions), candidate_grid(s.num_candidates, s.bounds).to(posterior.mean)
         tables = grid_tables(along, grid, few.of_grid(grid), self.separation)
-        whole = dataclasses.replace(tables, phi=self.phi.of_grid(grid))
+        whole = dataclasses.replace(tables, phi=self.phi.of_grid(grid))  # candidates are chosen by the quick b and G
         search = SearchSettings(self.separation, num_steps=s.num_steps)
         self.quick, self.whole = Search(along, tables, few, search), Search(self.form, whole, self.phi, search)
 
