@@ -77,16 +77,22 @@ def measure(model: Any, counts: tuple[int, int], number: int, sampling: dict[str
     return f"{line}, number right {right} of {number}", pictures
 
 
-def main() -> None:
-    """Print a line for each group."""
-    parser = Parser(__doc__)
-    parser.add("scenes", AskedScenes)
+def read_options(doc: str | None, kind: type[Settings]) -> tuple[Any, dict[str, Any], PositionModel]:
+    """What a command says of scenes, as `kind` has it, and of sampling, and the model that it names."""
+    parser = Parser(doc)
+    parser.add("scenes", kind)
     parser.add("sampling", SamplingSettings)
     options = parser.read()
-    asked, sampling = take(options, AskedScenes), dataclasses.asdict(take(options, SamplingSettings))
+    asked: Any = take(options, kind)
     model = load_model(asked.checkpoint)
     if not isinstance(model, PositionModel):
         raise UserError(f"--checkpoint {asked.checkpoint} is for {model.task}; name one for scenes")
+    return asked, dataclasses.asdict(take(options, SamplingSettings)), model
+
+
+def main() -> None:
+    """Print a line for each group."""
+    asked, sampling, model = read_options(__doc__, AskedScenes)
     for counts in asked.object_counts:
         line, pictures = measure(model, counts, asked.num_images, sampling)
         print(line, flush=True)

@@ -1,4 +1,4 @@
-"""How far a scene model's pictures are from the real ones of the same scenes: the kernel distance (KID) of features.
+"""How far a scene model's pictures of real scenes are from real pictures: the kernel distance (KID) of features.
 
 The objects of half of the pictures are asked for, and the other half is what they are compared with. Beside what the model
 generates stand the asked pictures themselves (0 but for chance) and what its codec makes of them. Features are those of a
@@ -9,25 +9,22 @@ Example:
     python benchmarks/generation_fidelity.py --dataset_root DIR --checkpoint clevr-scene-mini --num_images 100
 """
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from generation import read_options
 from PIL import Image
 
 from igm import UserError
-from igm.api import PositionModel, load_model
 from igm.baselines.imagenet_slots import load_efficientnet
 from igm.cli.launch import run
-from igm.cli.options import Parser, take
 from igm.data.clevr import Clevr
 from igm.data.vocabulary import decode_objects
 from igm.evaluation.table import align
 from igm.figures.style import as_pil
-from igm.generation import SamplingSettings
 from igm.settings import Settings, int_range, path, positive, setting
 from igm.statistics import kernel_distance
 
@@ -67,14 +64,10 @@ def features_of(network: torch.nn.Module, pictures: list[Image.Image]) -> np.nda
 
 def main() -> None:
     """Print a line for the asked pictures, their codec's, and the generated ones."""
-    parser = Parser(__doc__)
-    parser.add("scenes", ComparedScenes)
-    parser.add("sampling", SamplingSettings)
-    options = parser.read()
-    scenes, sampling = take(options, ComparedScenes), dataclasses.asdict(take(options, SamplingSettings))
-    model, network = load_model(scenes.checkpoint), load_efficientnet()
-    if not isinstance(model, PositionModel):
-        raise UserError(f"--checkpoint {scenes.checkpoint} is for {model.task}; name one for scenes")
+    scenes, sampling, model = read_options(__doc__, ComparedScenes)
+    if scenes.dataset_root is None:
+        raise UserError("--dataset_root is missing; name a folder in CLEVR's layout")
+    network = load_efficientnet()
     fields = ("all",) if model.model.facts.vocabulary else ("position",)
     both = 2 * scenes.num_images
     dataset = Clevr(

@@ -87,7 +87,7 @@ class Measured:
         sets = [search.off_grid(search.tables.conds[members], QUICK_STEPS) for members in grown]
         prices = own.settings.count_penalty * own.prices(sets)
         likely = int((torch.cat([one.error[:, 0] for one in sets]).cpu() + prices).argmin())
-        best = own.in_whole(torch.arange(1), search.improved(sets[likely]), num_steps=0)
+        best = own.whole.off_grid(search.improved(sets[likely]).conds[:, 0], num_steps=0)
         places = best.conds[0, 0].cpu().numpy()  # (K, 2)
         return Scene(places, len(places), None, None, float(best.error), self.image, self.model)
 
@@ -121,10 +121,8 @@ class Measured:
         base = self.composed(objects)  # (P, R)
         linear, quadratic = (part[0, 0] for part in form.parts(base[None, None]))
         cross = (form.times(base[None, None])[0, 0] * tables.phi).sum((1, 2))  # (M,)
-        own_linear, own_quadratic = (
-            part[0] for part in form.parts(tables.phi[None])
-        )  # (M,), whole, unlike the tables'
-        lower = gain_score(linear + own_linear, quadratic + 2 * cross + own_quadratic)  # (M,)
+        each = [part[0] for part in form.parts(tables.phi[None])]  # (M,) each; the tables' b and G are quick ones
+        lower = gain_score(linear + each[0], quadratic + 2 * cross + each[1])  # (M,)
         change = gain_score(linear, quadratic) - lower  # (M,)
         xs, ys = (axis.unique() for axis in tables.conds.T)
         values = change.view(len(xs), len(ys)).T.cpu().numpy()  # (rows, columns)

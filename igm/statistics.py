@@ -199,7 +199,7 @@ def kernel_distance(a: ArrayLike, b: ArrayLike) -> float:
 
     The unbiased estimate of the squared maximum mean discrepancy under k(x, y) = (<x, y> / F + 1)^3 (Binkowski et al. 2018,
     arXiv 1801.01401): about 0, of either sign, where both come from one distribution. Unlike the Frechet distance it is
-    right for few pictures.
+    unbiased for few pictures, too.
 
     Raises:
         ValueError: fewer than two pictures in a set, or features of different sizes.

@@ -183,7 +183,7 @@ def test_near_objects_are_pushed_apart():
 
 
 def test_a_quick_search_sees_nearly_all_of_phi(phi):
-    """What few directions leave out of phi is a small share, at any place, and no smaller number of them would do."""
+    """What few directions leave out of phi is a small share of it."""
     quick, places = QuickPhi(phi.network), torch.rand(300, 2, generator=torch.Generator().manual_seed(5))
     directions, few = quick.directions, quick(places)  # (R, R'), (M, P, R')
     left, number = phi(places) - few @ directions.T, directions.shape[1]

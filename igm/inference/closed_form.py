@@ -48,7 +48,7 @@ class Search:
         self.form, self.tables, self.phi, self.settings = form, tables, phi, settings
 
     def among(self, images: torch.Tensor) -> "Search":
-        """The search in some of the images, by number."""
+        """The search in some of the images, by number or as (B,) bool."""
         tables = dataclasses.replace(self.tables, b=self.tables.b[images], G=self.tables.G[images])
         return Search(self.form[images], tables, self.phi, self.settings)
 

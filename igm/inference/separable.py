@@ -100,9 +100,9 @@ class SeparableSearch:
         """Draws of each view, of so many in all."""
         return -(-num_draws // len(self.views))
 
-    def in_whole(self, images: torch.Tensor, sets: Sets, num_steps: int) -> Sets:
+    def in_whole(self, images: torch.Tensor, sets: Sets) -> Sets:
         """One set of each of some images that a quick search found, after some steps under the whole form."""
-        return self.whole.among(images).off_grid(sets.conds[:, 0], min(num_steps, self.settings.num_steps))
+        return self.whole.among(images).off_grid(sets.conds[:, 0], min(WHOLE_STEPS, self.settings.num_steps))
 
     def known(self, num_concepts: torch.Tensor) -> list[list[Sets]]:
         """For each image its set of the known size, alone in a list.
@@ -130,7 +130,7 @@ class SeparableSearch:
                 another = search.among(differs).improved(other.where(differs))
                 better = another.error < sets.where(differs).error
                 sets.put(differs, sets.where(differs).replaced(better, another))
-            sets = self.in_whole(images, sets, WHOLE_STEPS)
+            sets = self.in_whole(images, sets)
             for own, row in enumerate(rows.tolist()):
                 found[row].append(sets.of(own))
         return found
@@ -140,8 +140,7 @@ class SeparableSearch:
 
         Moves are tried where the error plus penalties is near its least: other numbers will not be chosen.
         """
-        search, images = self.quick, torch.arange(len(self.numbers), device=self.form.g.device)
-        found: list[Sets] = []
+        search, found = self.quick, list[Sets]()
         for members in grow(search.tables, max_objects):
             sets = search.off_grid(search.tables.conds[members], num_steps=0)
             if found:
@@ -155,11 +154,11 @@ class SeparableSearch:
         for j in range(len(found)):
             near = (likely - j).abs() <= self.near  # (B,)
             start, rows = found[j].where(near), near.nonzero()[:, 0]
-            found[j] = self.in_whole(images, found[j], num_steps=0)
+            found[j] = self.whole.off_grid(found[j].conds[:, 0], num_steps=0)
             if len(rows):
                 among = search.among(rows)
                 better = among.improved(among.off_grid(start.conds[:, 0]))
-                found[j].put(near, self.in_whole(rows, better, WHOLE_STEPS))
+                found[j].put(near, self.in_whole(rows, better))
         return [[sets.of(i) for sets in found] for i in range(len(self.numbers))]
 
     def told(self, image: int, sets: list[Sets]) -> list[Sets]:
