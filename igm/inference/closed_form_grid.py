@@ -21,10 +21,6 @@ class GridTables:
     b: torch.Tensor
     G: torch.Tensor
 
-    def row(self, image: int) -> "GridTables":
-        """The tables of one image alone."""
-        return GridTables(self.conds, self.phi, self.allowed, self.b[image : image + 1], self.G[image : image + 1])
-
 
 def grid_tables(form: ErrorForm, conds: torch.Tensor, phi: torch.Tensor, min_separation: float) -> GridTables:
     """The tables of B images over candidates conds (M, D) with their phi (M, P, R)."""
