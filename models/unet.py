@@ -1,12 +1,14 @@
 """Networks f(x_t, t | c) that predict the noise of an image given ONE concept.
 
-`UNet2DConditionModel` (diffusers) is the published one: the condition is a token of its cross-attention. `PositionUNet` and
-`AttributeUNet` are the small ones: they see the noisy image once, however many concepts are asked about.
+`UNet2DConditionModel` is the published one: the condition is a token of its cross-attention. `JointPositionUNet`
+is of that kind at any size, and takes several positions in one question, too. `PositionUNet` and `AttributeUNet` are the
+small ones: they see the noisy image once, however many concepts are asked about.
 """
 
 import inspect
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +21,8 @@ from igm.models.configs import check_config, shown
 from igm.models.configs import one_line as one_line  # once defined here
 from igm.models.configs import read_config as read_config
 from igm.models.weights import build, load_model
+
+FREQUENCIES = (1, 2, 4, 8)  # half waves of the embedding across the image
 
 
 class SharedTrunkUNet(ModelMixin, ConfigMixin):
@@ -181,6 +185,84 @@ class AttributeUNet(SharedTrunkUNet):
         return scale, shift, self.embedding(hidden)
 
 
+class JointPositionUNet(ModelMixin, ConfigMixin):
+    """diffusers' `UNet2DConditionModel` conditioned on a set of positions: f(x_t, t | {c_1, ..., c_K}).
+
+    Asked about one position at a time it is composed as any other; asked about all at once it is GC's.
+
+    Args:
+        sample_size: side of the latent grid. in_channels: C, latent channels; the output has as many.
+        block_out_channels, layers_per_block, attention_head_dim, norm_num_groups: of the UNet.
+        attention: which of its levels attend to the positions; the middle always does.
+        cross_attention_dim: size of a position's token.
+        coordinates: give the network each place's own coordinates as two more channels, as the small networks have them.
+        cond_size: D; a position has 2, in [0, 1].
+    """
+
+    _supports_gradient_checkpointing = True
+
+    @register_to_config
+    def __init__(
+        self,
+        sample_size: int = 8,
+        in_channels: int = 4,
+        block_out_channels: tuple[int, ...] = (128, 256, 512, 512),
+        layers_per_block: int = 2,
+        attention: tuple[bool, ...] = (True, True, True, False),
+        attention_head_dim: int = 1,
+        norm_num_groups: int = 1,
+        cross_attention_dim: int = 256,
+        coordinates: bool = False,
+        cond_size: int = 2,
+    ):
+        super().__init__()
+        if cond_size != 2:
+            raise ValueError(f"cond_size {cond_size}: a position has 2 numbers")
+        self.unet = UNet2DConditionModel(
+            sample_size=sample_size,
+            in_channels=in_channels + 2 * coordinates,
+            out_channels=in_channels,
+            block_out_channels=tuple(block_out_channels),
+            layers_per_block=layers_per_block,
+            down_block_types=tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attention),
+            up_block_types=tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attention)),
+            attention_head_dim=attention_head_dim,
+            norm_num_groups=norm_num_groups,
+            cross_attention_dim=cross_attention_dim,
+        )
+        self.embed = nn.Sequential(
+            nn.Linear(2 * (1 + 2 * len(FREQUENCIES)), cross_attention_dim),
+            nn.SiLU(),
+            nn.Linear(cross_attention_dim, cross_attention_dim),
+        )
+
+    def forward(
+        self,
+        x_t: torch.Tensor,
+        t: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        encoder_attention_mask: torch.Tensor | None = None,
+    ) -> Any:
+        """Predict for sets of positions.
+
+        Args:
+            x_t: noisy latents (B, C, H, W). t: timesteps (B,). encoder_hidden_states: positions (B, K, 2).
+            encoder_attention_mask: (B, K), 0 for padding; None: no padding.
+
+        Returns:
+            an output whose `sample` is the prediction (B, C, H, W).
+        """
+        if self.config.coordinates:
+            y, x = ((torch.arange(side, device=x_t.device) + 0.5) / side * 2 - 1 for side in x_t.shape[2:])
+            grid = torch.stack(torch.meshgrid(x, y, indexing="xy")).to(x_t)  # (2, H, W)
+            x_t = torch.cat([x_t, grid.expand(len(x_t), -1, -1, -1)], dim=1)
+        angles = [math.pi * frequency * encoder_hidden_states for frequency in FREQUENCIES]
+        waves = [wave for angle in angles for wave in (angle.sin(), angle.cos())]
+        tokens = self.embed(torch.cat([encoder_hidden_states, *waves], dim=-1))  # (B, K, cross_attention_dim)
+        mask = None if encoder_attention_mask is None else encoder_attention_mask.bool()
+        return self.unet(x_t, t, encoder_hidden_states=tokens, encoder_attention_mask=mask)
+
+
 class HeadBlock(nn.Module):
     """Residual block with the time embedding as scale and shift; starts as the identity."""
 
@@ -205,7 +287,11 @@ def timestep_waves(t: torch.Tensor, size: int) -> torch.Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
-NETWORKS: dict[str, type[ModelMixin]] = {"PositionUNet": PositionUNet, "AttributeUNet": AttributeUNet}
+NETWORKS: dict[str, type[ModelMixin]] = {
+    "PositionUNet": PositionUNet,
+    "AttributeUNet": AttributeUNet,
+    "JointPositionUNet": JointPositionUNet,
+}
 # What may stand in a config besides its class's own: of the published code, and of a running average.
 OTHER_NAMES = (
     "pos_type",

@@ -30,7 +30,7 @@ from igm.facts import Facts
 from igm.inference.settings import GradientSettings
 from igm.inference.types import Posterior
 from igm.models import ModelError
-from igm.models.denoiser import load_network
+from igm.models.denoiser import Denoiser, load_network
 from igm.models.unet import build_network
 from igm.tasks import find_task
 
@@ -137,6 +137,18 @@ def test_resume_is_exact_and_records_are_of_the_common_form(learner, run_main, a
     assert all(0 <= x <= 1 for r in records for row in r["conds_pred"] for x in row)
     code, _, err = run_main("eval_clevr", *options[:4], "--method", "gradient", "--output_dir", tmp_path / "e")
     check_refused(code, err.splitlines()[-1], one, "another")
+
+
+def test_the_same_network_is_trained_and_asked_one_position_at_a_time(run_main, arguments, clevr_root, tmp_path):
+    """IGM on GC's network: the compositional learner takes it, and the search answers each image from its checkpoint."""
+    code, _, err = run_main("train_clevr", *arguments("joint_label", max_train_steps=2), "--learner", "compositional")
+    assert code == 0 and "no effect" not in err, err
+    checkpoint = tmp_path / "out" / "clevr" / "checkpoint-2"
+    options = ["--checkpoint", checkpoint, "--num_draws", 2, "--num_candidates", 9, "--num_steps", 1, "--no_figures"]
+    code, _, err = run_main("eval_clevr", "--dataset_root", clevr_root, *options, "--output_dir", tmp_path / "e")
+    assert code == 0, err
+    records = [json.loads(line) for line in next((tmp_path / "e").rglob("results.jsonl")).read_text().splitlines()]
+    assert len(records) == 8 and all(len(r["conds_pred"]) == r["num_true"] for r in records)
 
 
 @pytest.mark.parametrize("learner", ["resnet50", "slot_attention"])
@@ -398,6 +410,22 @@ def joint_denoiser(make_denoiser, seed=0):
     torch.manual_seed(seed)
     denoiser.network = build_network(JOINT).eval().requires_grad_(False)
     return denoiser
+
+
+def test_composed_prediction_is_the_mean_over_sets_of_one(make_denoiser):
+    """What the pairs give, which skip the softmax over one key, is the mean of the network's own answers to each."""
+    denoiser = joint_denoiser(make_denoiser)
+    torch.manual_seed(1)
+    plain = build_network(JOINT).eval()  # its attention is as it was made
+    plain.load_state_dict(denoiser.network.state_dict())
+    denoiser = Denoiser(denoiser.network, denoiser.scheduler)
+    x_t, t, conds = torch.randn(2, 4, 8, 8), torch.tensor([10, 700]), torch.rand(2, 3, 2)
+    index, weights = torch.tensor([0, 0, 0, 1, 1, 1]), torch.full((6,), 1 / 3)
+    with torch.no_grad():
+        composed = denoiser.predict_composed(x_t, t, conds.flatten(0, 1), weights, index)  # (B, C, H, W)
+        singles = [plain(x_t, t, conds[:, k : k + 1]).sample for k in range(3)]
+    assert torch.allclose(composed, sum(singles) / 3, atol=1e-5) and composed.std() > 0.01
+    assert not torch.allclose(singles[0], singles[1], atol=1e-4)
 
 
 def test_joint_prediction_is_of_the_set():

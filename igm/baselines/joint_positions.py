@@ -5,13 +5,10 @@ order, so that the prediction is a function of the SET of positions; padded ones
 """
 
 import functools
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import torch
-from diffusers import ConfigMixin, ModelMixin, UNet2DConditionModel
-from diffusers.configuration_utils import register_to_config
 from torch import nn
 
 from igm.facts import Facts
@@ -21,93 +18,12 @@ from igm.inference.settings import GradientSettings
 from igm.inference.types import Inferred, Posterior
 from igm.models import ModelError
 from igm.models.denoiser import Denoiser
-from igm.models.unet import NETWORKS
+from igm.models.unet import JointPositionUNet
 from igm.objective import Noise
 from igm.resources import CONFIGS
 from igm.training.compositional import CompositionalLearner, stacked
 from igm.training.learner import Batch, Item
 from igm.training.settings import ModelSettings, TrainSettings
-
-FREQUENCIES = (1, 2, 4, 8)  # half waves of the embedding across the image
-
-
-class JointPositionUNet(ModelMixin, ConfigMixin):
-    """diffusers' `UNet2DConditionModel` conditioned on a set of positions: f(x_t, t | {c_1, ..., c_K}).
-
-    Args:
-        sample_size: side of the latent grid. in_channels: C, latent channels; the output has as many.
-        block_out_channels, layers_per_block, attention_head_dim, norm_num_groups: of the UNet.
-        attention: which of its levels attend to the positions; the middle always does.
-        cross_attention_dim: size of a position's token.
-        coordinates: give the network each place's own coordinates as two more channels, as the small networks have them.
-        cond_size: D; a position has 2, in [0, 1].
-    """
-
-    _supports_gradient_checkpointing = True
-
-    @register_to_config
-    def __init__(
-        self,
-        sample_size: int = 8,
-        in_channels: int = 4,
-        block_out_channels: tuple[int, ...] = (128, 256, 512, 512),
-        layers_per_block: int = 2,
-        attention: tuple[bool, ...] = (True, True, True, False),
-        attention_head_dim: int = 1,
-        norm_num_groups: int = 1,
-        cross_attention_dim: int = 256,
-        coordinates: bool = False,
-        cond_size: int = 2,
-    ):
-        super().__init__()
-        if cond_size != 2:
-            raise ValueError(f"cond_size {cond_size}: a position has 2 numbers")
-        self.unet = UNet2DConditionModel(
-            sample_size=sample_size,
-            in_channels=in_channels + 2 * coordinates,
-            out_channels=in_channels,
-            block_out_channels=tuple(block_out_channels),
-            layers_per_block=layers_per_block,
-            down_block_types=tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attention),
-            up_block_types=tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attention)),
-            attention_head_dim=attention_head_dim,
-            norm_num_groups=norm_num_groups,
-            cross_attention_dim=cross_attention_dim,
-        )
-        self.embed = nn.Sequential(
-            nn.Linear(2 * (1 + 2 * len(FREQUENCIES)), cross_attention_dim),
-            nn.SiLU(),
-            nn.Linear(cross_attention_dim, cross_attention_dim),
-        )
-
-    def forward(
-        self,
-        x_t: torch.Tensor,
-        t: torch.Tensor,
-        encoder_hidden_states: torch.Tensor,
-        encoder_attention_mask: torch.Tensor | None = None,
-    ) -> Any:
-        """Predict for sets of positions.
-
-        Args:
-            x_t: noisy latents (B, C, H, W). t: timesteps (B,). encoder_hidden_states: positions (B, K, 2).
-            encoder_attention_mask: (B, K), 0 for padding; None: no padding.
-
-        Returns:
-            an output whose `sample` is the prediction (B, C, H, W).
-        """
-        if self.config.coordinates:
-            y, x = ((torch.arange(side, device=x_t.device) + 0.5) / side * 2 - 1 for side in x_t.shape[2:])
-            grid = torch.stack(torch.meshgrid(x, y, indexing="xy")).to(x_t)  # (2, H, W)
-            x_t = torch.cat([x_t, grid.expand(len(x_t), -1, -1, -1)], dim=1)
-        angles = [math.pi * frequency * encoder_hidden_states for frequency in FREQUENCIES]
-        waves = [wave for angle in angles for wave in (angle.sin(), angle.cos())]
-        tokens = self.embed(torch.cat([encoder_hidden_states, *waves], dim=-1))  # (B, K, cross_attention_dim)
-        mask = None if encoder_attention_mask is None else encoder_attention_mask.bool()
-        return self.unet(x_t, t, encoder_hidden_states=tokens, encoder_attention_mask=mask)
-
-
-NETWORKS["JointPositionUNet"] = JointPositionUNet
 
 
 def predict_joint(

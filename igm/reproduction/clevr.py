@@ -174,6 +174,15 @@ MINI_ROWS = (
         image_seconds=1.1,
     ),
     Row(
+        name="igm_attention",
+        title="IGM (GC's network, pursuit)",
+        training=small_training("compositional", 9_000, 0.41),
+        evaluation=one_pass("pursuit"),
+        paper=IGM,
+        note="the published kind of network: cross-attention, a row for each position",
+        image_seconds=15,
+    ),
+    Row(
         name="igm_one_start",
         title="IGM (clevr-mini, one start)",
         checkpoint="clevr-mini",
