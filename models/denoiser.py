@@ -18,6 +18,7 @@ from igm.models.attention import use_single_token_attention
 from igm.models.codec import DEFAULT_MODEL, Codec, load_codec
 from igm.models.compilation import compiled_agrees
 from igm.models.configs import check_schedule, one_line, read_config
+from igm.models.precision import autocast
 from igm.models.separable import SeparableUNet
 from igm.models.unet import (
     SharedTrunkUNet,
@@ -49,12 +50,16 @@ class Denoiser(nn.Module):
         codec: image <-> latents; None where only latents are handled.
         facts: what the checkpoint knows about itself (resolution, min_separation, ...), or what its `igm.json` holds.
 
+    Attributes:
+        precision: of the network's arithmetic in what it predicts: no, fp16 or bf16. All else stays in float32.
+
     Raises:
         ModelError: the scheduler predicts something else than epsilon or v.
     """
 
     network: Any  # diffusers' or the project's; wrapped, its own attributes are the wrapper's `module`'s
     codec: Any  # a Codec; None where only latents are handled
+    precision = "no"
     alphas_cumprod: torch.Tensor
 
     def __init__(
@@ -148,10 +153,11 @@ class Denoiser(nn.Module):
         Returns:
             predictions (P, C, H, W), float32.
         """
-        if self.shares_trunk:
-            return self.network(x_t, t, conds, index).float()
-        tokens = conds[:, None] if conds.ndim == 2 else conds  # (P, L, D)
-        return self.network(x_t[index], t[index], encoder_hidden_states=tokens).sample.float()
+        with autocast(self.device, self.precision):
+            if self.shares_trunk:
+                return self.network(x_t, t, conds, index).float()
+            tokens = conds[:, None] if conds.ndim == 2 else conds  # (P, L, D)
+            return self.network(x_t[index], t[index], encoder_hidden_states=tokens).sample.float()
 
     def predict_composed(
         self, x_t: torch.Tensor, t: torch.Tensor, conds: torch.Tensor, weights: torch.Tensor, index: torch.Tensor
@@ -173,7 +179,8 @@ class Denoiser(nn.Module):
     ) -> torch.Tensor:
         """`predict_composed` with any weights (P,), which enter as they are: sum_k w_k f_k, or a_k of m = sum_k a_k phi."""
         if self.is_separable:
-            return self.network(x_t, t, conds, index, weights).float()
+            with autocast(self.device, self.precision):
+                return self.network(x_t, t, conds, index, weights).float()
         predictions = self.predict_pairs(x_t, t, conds, index)
         weighted = predictions * weights.view(-1, 1, 1, 1).to(predictions)
         return weighted.new_zeros(len(x_t), *predictions.shape[1:]).index_add(0, index, weighted)
@@ -186,14 +193,16 @@ class Denoiser(nn.Module):
 
     def share(self, x_t: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """What all concepts of a noisy image share, computed once: (x_t, t) itself, or the trunk's features."""
-        return self.network.encode(x_t, t) if self.shares_trunk else (x_t, t)
+        with autocast(self.device, self.precision):
+            return self.network.encode(x_t, t) if self.shares_trunk else (x_t, t)
 
     def predict_shared(
         self, shared: tuple[torch.Tensor, ...], conds: torch.Tensor, index: torch.Tensor
     ) -> torch.Tensor:
         """`predict_pairs` from what `share` gave; for many questions about the same noisy images."""
         if self.shares_trunk:
-            return self.network.decode(shared, conds, index).float()
+            with autocast(self.device, self.precision):
+                return self.network.decode(shared, conds, index).float()
         x_t, t = shared
         return self.predict_pairs(x_t, t, conds, index)
 
@@ -216,7 +225,7 @@ class Denoiser(nn.Module):
         own = {name: value for name, value in vars(self.network).items() if name in parts}  # as offloading sets them
         for part in parts:
             setattr(self.network, part, torch.compile(getattr(self.network, part), dynamic=True))
-        if all(compiled_agrees(functools.partial(self._tries, kind)) for kind in {False, gradients}):
+        if all(compiled_agrees(functools.partial(self._try_out, kind)) for kind in {False, gradients}):
             return True
         for part in parts:
             delattr(self.network, part)  # the class's own shows again
@@ -233,7 +242,7 @@ class Denoiser(nn.Module):
         if not self.shares_trunk:  # a convolutional network takes any size: the smallest that it can halve
             side = min(side, 2 ** (len(config.block_out_channels) - 1))
         try:
-            prediction = self._try_out(False, side)
+            (prediction,) = self._try_out(False, side)
         except (RuntimeError, TypeError, ValueError, IndexError, ZeroDivisionError) as error:
             raise ModelError(
                 f"{what} does not run ({one_line(error)[:120]}); its config is not that of its weights"
@@ -241,10 +250,7 @@ class Denoiser(nn.Module):
         if prediction.shape != (2, channels, side, side) or not prediction.square().mean().isfinite():
             raise ModelError(f"{what} predicts no finite numbers; its weights or its config are damaged: name another")
 
-    def _tries(self, gradient: bool) -> list[torch.Tensor]:
-        return [self._try_out(gradient)]
-
-    def _try_out(self, gradient: bool, side: int | None = None) -> torch.Tensor:
+    def _try_out(self, gradient: bool, side: int | None = None) -> tuple[torch.Tensor, ...]:
         """The prediction (2, C, H, W) for two pairs of fixed random numbers, or its gradient in the conditions (2, D)."""
         generator, place = torch.Generator().manual_seed(0), (self.device, next(self.network.parameters()).dtype)
         shape = (self.latent_shape[0], *[side or self.latent_shape[1]] * 2)
@@ -253,7 +259,7 @@ class Denoiser(nn.Module):
         t = torch.tensor([self.num_timesteps // 4, self.num_timesteps // 2], device=self.device)
         with torch.set_grad_enabled(gradient):
             prediction = self.predict_pairs(x_t, t, conds, torch.arange(2, device=self.device))
-            return torch.autograd.grad(prediction.square().sum(), conds)[0] if gradient else prediction
+            return torch.autograd.grad(prediction.square().sum(), conds) if gradient else (prediction,)
 
     def save_pretrained(self, folder: str | Path, **options) -> None:
         """Write network, scheduler, codec and facts so that `from_pretrained` needs nothing else."""

@@ -75,11 +75,11 @@ class StableDiffusion(Denoiser):
         mask = tokens.attention_mask.to(self.device) if masked else None
         return encoder(tokens.input_ids.to(self.device), attention_mask=mask)[0]  # (P, L, D)
 
-    def _try_out(self, gradient: bool, side: int | None = None) -> torch.Tensor:
+    def _try_out(self, gradient: bool, side: int | None = None) -> tuple[torch.Tensor, ...]:
         """As `Denoiser._try_out`, for two prompts."""
         x_t = torch.ones(2, self.latent_shape[0], *[side or self.latent_shape[1]] * 2, device=self.device)
         prompts, t = self.encode_prompts(["a", "b"]).requires_grad_(gradient), torch.tensor([250, 500]).to(self.device)
-        return self.predict_pairs(x_t, t, prompts, torch.arange(2, device=self.device))
+        return (self.predict_pairs(x_t, t, prompts, torch.arange(2, device=self.device)),)
 
     def predict_pairs(
         self, x_t: torch.Tensor, t: torch.Tensor, conds: torch.Tensor, index: torch.Tensor

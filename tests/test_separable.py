@@ -7,7 +7,9 @@ from diffusers import DDPMScheduler
 from igm.error_form import errors_per_draw, features_of_draws, measure_forms, mixing
 from igm.error_matrix import ErrorMatrix
 from igm.inference.draws import draw_for_images, image_generators
+from igm.inference.method import DenoiserMethod
 from igm.inference.phi import Phi
+from igm.inference.settings import PursuitSettings
 from igm.inference.types import Posterior
 from igm.models import ModelError
 from igm.models.denoiser import Denoiser
@@ -123,12 +125,44 @@ def test_slopes_of_phi_are_its_derivatives():
     torch.testing.assert_close(slopes, expected.permute(3, 4, 0, 1, 2))
 
 
-def test_half_precision_sums_in_float32(denoiser):
-    draws = some_draws(1, 6)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        form = measure_forms(denoiser, [draws])
-    assert form.H.dtype == form.g.dtype == torch.float32
-    torch.testing.assert_close(form.const, measure_forms(denoiser, [draws]).const, rtol=0.03, atol=0)
+def test_half_precision_is_the_networks_alone():
+    """The trunk computes in bfloat16; the form and each draw's error are exact for what it says."""
+    draws, denoiser = some_draws(1, 6), tiny()
+    exact = measure_forms(denoiser, [draws])
+    denoiser.precision = "bf16"
+    form, found = measure_forms(denoiser, [draws]), features_of_draws(denoiser, draws[0], 4)
+    assert form.H.dtype == form.g.dtype == torch.float32 and not torch.equal(form.H, exact.H)
+    torch.testing.assert_close(form.const, exact.const, rtol=0.03, atol=0)
+    m = Phi(denoiser.network)(torch.rand(2, 2))  # (2, P, R)
+    double = [(found.rest.double() - (found.features * own).double() @ mixing(denoiser).double().T) for own in m]
+    expected = torch.stack([own.square().mean((1, 2)) for own in double], dim=1)  # (N, 2)
+    torch.testing.assert_close(errors_per_draw(found, mixing(denoiser), m).double(), expected, rtol=1e-5, atol=1e-8)
+    torch.testing.assert_close(form.error(m[None])[0].double(), expected.mean(0), rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", ["unet", "position_unet", "separable_unet"])
+def test_a_method_asks_the_network_alone_in_its_precision(kind, make_denoiser, monkeypatch):
+    """Whatever it adds up itself is exact; the next method, of full precision, gets what the first one got."""
+    denoiser, seen = make_denoiser(kind), []
+    posterior = Posterior(torch.ones(1, 4, 8, 8), torch.zeros(1, 4, 8, 8))
+    monkeypatch.setattr("igm.inference.method.encode_images", lambda *_: posterior)
+
+    class Asks(DenoiserMethod):
+        name = task = about = run = "test"
+        settings_class = PursuitSettings
+
+        def infer(self, posterior, num_concepts, **batching):
+            assert not torch.is_autocast_enabled("cpu")
+            index = torch.zeros(1, dtype=torch.long)
+            asked = (torch.ones(1, 2) / 2, *[torch.ones(1)] * (kind == "separable_unet"), index)
+            ask = self.model.predict_weighted if kind == "separable_unet" else self.model.predict_pairs
+            seen.append(ask(posterior.mean, index, *asked))
+
+    for precision in ("no", "bf16", "no"):
+        Asks(denoiser, PursuitSettings(), precision=precision)(torch.zeros(1, 3, 16, 16))
+    first, half, last = seen
+    assert torch.equal(first, last) and not torch.equal(first, half)
+    torch.testing.assert_close(first, half, rtol=0.1, atol=0.05)
 
 
 def test_an_object_acts_within_its_reach():

@@ -18,6 +18,7 @@ from igm.inference.settings import GradientSettings
 from igm.inference.types import Inferred, Posterior
 from igm.models import ModelError
 from igm.models.denoiser import Denoiser
+from igm.models.precision import autocast
 from igm.models.unet import JointPositionUNet
 from igm.objective import Noise
 from igm.resources import CONFIGS
@@ -30,7 +31,8 @@ def predict_joint(
     denoiser: Denoiser, x_t: torch.Tensor, t: torch.Tensor, conds: torch.Tensor, real: torch.Tensor
 ) -> torch.Tensor:
     """The prediction (B, C, H, W), float32, for the positions conds (B, K, 2) together; real (B, K), 0 for padding."""
-    return denoiser.network(x_t, t, encoder_hidden_states=conds, encoder_attention_mask=real).sample.float()
+    with autocast(denoiser.device, denoiser.precision):
+        return denoiser.network(x_t, t, encoder_hidden_states=conds, encoder_attention_mask=real).sample.float()
 
 
 # Training: the compositional learner's loss, with one prediction in place of a composition.

@@ -11,9 +11,10 @@ from transformers import ResNetConfig, ResNetModel
 
 from igm.baselines.pixels import PixelLearner, PixelMethod, PixelNetwork
 from igm.encoding import all_concepts
-from igm.inference.method import autocast, register
+from igm.inference.method import register
 from igm.inference.settings import SeededSettings
 from igm.inference.types import Inferred
+from igm.models.precision import autocast
 from igm.models.unet import NETWORKS
 from igm.resources import CONFIGS
 from igm.training.learner import Batch

@@ -17,10 +17,11 @@ from scipy.optimize import linear_sum_assignment
 from igm.baselines.pixels import PixelLearner, PixelMethod
 from igm.data.vocabulary import as_vocabulary, blocks, cond_size, names_of
 from igm.facts import Facts
-from igm.inference.method import autocast, check_counts
+from igm.inference.method import check_counts
 from igm.inference.settings import SeededSettings
 from igm.inference.types import Inferred
 from igm.models import ModelError
+from igm.models.precision import autocast
 from igm.settings import setting
 from igm.training.learner import Batch
 from igm.training.settings import ModelSettings

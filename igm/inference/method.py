@@ -1,6 +1,5 @@
 """The contract of a method: images in, what they show out. Paper's method, pursuit and baselines are all of this kind."""
 
-import contextlib
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
@@ -154,9 +153,9 @@ class DenoiserMethod(Method):
         batch_size: int = 1024,
     ) -> Inferred:
         """Infer images (B, 3, R, R); see `Method`."""
+        self.model.precision = self.precision
         posterior = encode_images(self.model, images)
-        with autocast(self.model.device, self.precision):
-            return self.infer(posterior, num_concepts, image_numbers=image_numbers, batch_size=batch_size)
+        return self.infer(posterior, num_concepts, image_numbers=image_numbers, batch_size=batch_size)
 
     @abstractmethod
     def infer(
@@ -177,13 +176,6 @@ def encode_images(denoiser: Denoiser, images: torch.Tensor) -> Posterior:
         views = views_of(posterior.mean.shape[-1], bool(denoiser.facts.mirrored))[1:]
         posterior.others = tuple(Posterior(*denoiser.encode(view.images(images)), view) for view in views)
     return posterior
-
-
-def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
-    """Half-precision arithmetic of the network on request; sums over draws stay in float32."""
-    if precision == "no":
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, {"fp16": torch.float16, "bf16": torch.bfloat16}[precision])
 
 
 def register(method: type[Method]) -> type[Method]:
