@@ -7,6 +7,7 @@ method runs in a process of its own, so that its peak memory is its own.
 
 Examples:
     python benchmarks/inference_speed.py --dataset_root DIR --num_images 10
+    python benchmarks/inference_speed.py --dataset_root DIR --mixed_precision bf16   also in half precision
     python benchmarks/inference_speed.py --dataset_root DIR --growth       how pursuit grows with K, images, candidates
 """
 
@@ -113,11 +114,13 @@ def count_flop(function: Callable[[int], object], steps: int) -> float:
 def measure(name: str, options: argparse.Namespace) -> list[dict]:
     """One row per group: perception rate, rows, FLOP, seconds and memory per image."""
     torch.set_num_threads(options.num_threads)
+    label = name
     name, _, checkpoint = name.partition(" of ")
+    name, _, precision = name.partition(" in ")
     denoiser, groups = load(options, checkpoint)
     denoiser.requires_grad_(False)
+    denoiser.precision = precision or "no"
     before, rows = peak_memory(denoiser.device), []
-    label = f"{name} of {checkpoint}" if checkpoint else name
     for group, images in groups.items():
         one = measure_published if name == "published" else measure_own
         row = one(name, denoiser, images, options)
@@ -265,6 +268,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", default=str(PRETRAINED / "clevr-mini"))
     parser.add_argument("--no_gradient", action="store_true", help="leave out gradient, which takes most of the time")
     parser.add_argument("--other", help="another checkpoint, such as an earlier network, for two further rows")
+    parser.add_argument("--mixed_precision", choices=("bf16", "fp16"), help="two further rows, of such a network")
     parser.add_argument("--object_counts", type=int_range, nargs="+", default=[(3, 5), (6, 8)], help="one group each")
     parser.add_argument("--num_images", type=positive, default=10, help="per group")
     parser.add_argument("--num_inits", type=positive, default=10, help="starts of the published procedure and gradient")
@@ -287,6 +291,7 @@ def main() -> None:
         table = []
         names = ["published", "pursuit"]
         names += [] if options.no_gradient else ["gradient, 1 start", f"gradient, {options.num_inits} starts"]
+        names += [f"{name} in {options.mixed_precision}" for name in names[:2]] if options.mixed_precision else []
         names += [f"{name} of {options.other}" for name in ("published", "pursuit")] if options.other else []
         for name in names:
             table += in_own_process(measure, name, options)
