@@ -492,6 +492,33 @@ def test_calibration_completes_the_checkpoint(clevr_root, checkpoint, run_main):
     assert set(after) - set(before) == {"count_penalty", "confidence_scale", "count_scale"} and "1 counts right" in out
 
 
+def test_calibration_looks_at_varied_and_at_other_scenes(clevr_root, checkpoint, run_main, tmp_path, monkeypatch):
+    """Half of the own ones get a new look, the same each time, and the others come after them as they are."""
+    seen = []
+    monkeypatch.setattr(
+        "igm.tasks.positions.measure_positions",
+        lambda denoiser, dataset, settings: seen.append(dataset) or denoiser.facts,
+    )
+    write_clevr(tmp_path / "more", "train", coords=[[[12, 8, 9.0], [36, 24, 9.0], [24, 16, 9.0], [12, 24, 9.0]]])
+    args = ["--dataset_root", clevr_root, "--checkpoint", checkpoint, "--object_counts", "1-5"]
+    other = ["--other_root", tmp_path / "more", "--other_counts", "4"]
+    for more in ([], ["--vary", 1], ["--vary", 1, *other]):
+        code, _, err = run_main("scripts.calibrate", *args, *more)
+        assert code == 0, err
+    plain, varied, both = seen
+    assert len(plain) == len(varied) == len(both) - 1
+    assert torch.equal(plain[0]["pixel_values"], plain.own[0]["pixel_values"])
+    assert not torch.allclose(plain[0]["pixel_values"], varied[0]["pixel_values"], atol=0.05)
+    assert torch.equal(varied[0]["pixel_values"], both[0]["pixel_values"])
+    assert (
+        both[len(plain)]["mask"].sum() == 4 and both[0]["pixel_values"].shape == both[len(plain)]["pixel_values"].shape
+    )
+    code, _, err = run_main("scripts.calibrate", *args, "--other_counts", "4")
+    check_refused(code, err, "--other_counts", "--other_root")
+    code, _, err = run_main("scripts.calibrate", *args, "--other_root", tmp_path / "nowhere")
+    check_refused(code, err, "nowhere")
+
+
 @pytest.mark.parametrize("name", ["export_model", "fit_codec", "calibrate", "train_animals_mini"])
 def test_dry_run_of_the_other_scripts(name, run_main, clevr_root, checkpoint, tmp_path):
     """Options, data, parameters and memory are printed; nothing is written, the checkpoint stays as it was."""

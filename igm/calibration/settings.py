@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from igm.settings import Settings, int_range, positive, seed_number, setting
+from igm import UserError
+from igm.settings import Settings, int_range, path, positive, seed_number, setting, share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,7 +13,15 @@ class CalibrationImages(Settings):
     dataset_root: str = setting(help="folder of CLEVR_v1.0, or of CelebA")
     object_counts: tuple[int, int] = setting((3, 5), "positions: per scene, as in training", kind=int_range)
     domain: str = setting("female", "attributes: as in training", choices=("female", "male", "all"))
-    num_images: int = setting(50, "images used", kind=positive)
+    num_images: int = setting(50, "images used, of each folder", kind=positive)
+    vary: float = setting(0.0, "positions: share of the images that get a new look, as in training", kind=share)
+    other_root: str | None = setting(None, "positions: further scenes, such as of another renderer", kind=path)
+    other_counts: tuple[int, int] = setting((3, 10), "objects in them", kind=int_range)
+
+    def check(self) -> None:
+        """Raise UserError where numbers of objects are given for scenes that are not."""
+        if self.other_root is None and self.other_counts != (3, 10):
+            raise UserError("--other_counts has no effect without --other_root; add it, or leave it out")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -201,10 +201,11 @@ class Objects(Positions):
         """As for positions, and the scale of the attributes' confidence."""
         return measure_objects(denoiser, dataset, settings)
 
-    def calibration_images(self, kind: Callable[..., Any], images: CalibrationImages, facts: Facts) -> Any:
-        """Training scenes with their attributes."""
-        opener = partial(kind, max_images=images.num_images)
-        return self.open(facts, False, opener, images.dataset_root, "train", images.object_counts)
+    def open_to_calibrate(
+        self, kind: Callable[..., Any], images: CalibrationImages, facts: Facts, root: str, counts: tuple[int, int]
+    ) -> Any:
+        """As for positions, with attributes."""
+        return self.open(facts, False, partial(kind, max_images=images.num_images), root, "train", counts)
 
     def score(self, records: Iterable[Record]) -> Scores:
         """Those of positions, and of objects found within 0.05:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,6 +11,7 @@ from numpy.typing import ArrayLike
 from PIL import Image
 
 from igm.calibration.positions import measure_positions
+from igm.calibration.scenes import CalibrationScenes
 from igm.calibration.settings import CalibrationImages, CalibrationSettings
 from igm.editing import Editable
 from igm.facts import Facts
@@ -200,8 +202,16 @@ class Positions(Task):
         return written + _draw_counts(groups, folder, options.get("count") == "infer")
 
     def calibration_images(self, kind: Callable[..., Any], images: CalibrationImages, facts: Facts) -> Any:
-        """Training scenes."""
-        return kind(images.dataset_root, "train", images.object_counts, max_images=images.num_images)
+        """Training scenes, and others that are asked for."""
+        opener = partial(self.open_to_calibrate, kind, images, facts)
+        other = opener(images.other_root, images.other_counts) if images.other_root else None
+        return CalibrationScenes(opener(images.dataset_root, images.object_counts), images.vary, other)
+
+    def open_to_calibrate(
+        self, kind: Callable[..., Any], images: CalibrationImages, facts: Facts, root: str, counts: tuple[int, int]
+    ) -> Any:
+        """Scenes of a folder's training split."""
+        return kind(root, "train", counts, max_images=images.num_images)
 
     def calibrate(self, denoiser: Any, dataset: Any, settings: CalibrationSettings) -> Facts:
         """Penalty of a count, and scales of the confidences."""
