@@ -63,6 +63,8 @@ def test_calibration_of_attributes(learner, make_denoiser, tiny_vae_dir, tmp_pat
     after = json.loads((folder / "igm.json").read_text())
     low, high = after.pop("t_range")
     assert 0 <= low < high <= 1000 and low % 100 == high % 100 == 0 and {k: after[k] for k in facts} == facts
+    code, _, err = run_main("scripts.calibrate", *args, "--vary", 0.5)
+    assert code == 2 and err.count("\n") == 1 and "--vary and --other_root are for scenes" in err
 
 
 def test_calibration_of_a_folder_without_facts(run_main, tmp_path):

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from igm import UserError
 from igm.calibration.attributes import measure_attributes
 from igm.calibration.settings import CalibrationImages, CalibrationSettings
 from igm.encoding import attribute_values
@@ -164,7 +165,13 @@ class Attributes(Task):
         return written
 
     def calibration_images(self, kind: Callable[..., Any], images: CalibrationImages, facts: Facts) -> Any:
-        """Validation faces of the training domain."""
+        """Validation faces of the training domain.
+
+        Raises:
+            UserError: more is asked for than them.
+        """
+        if images.vary or images.other_root:
+            raise UserError("--vary and --other_root are for scenes; leave them out for a checkpoint of attributes")
         return kind(
             images.dataset_root, "val", domain=images.domain, attributes=facts.attributes, max_images=images.num_images
         )
