@@ -111,11 +111,10 @@ def form_of(found: DrawFeatures, mix: torch.Tensor) -> ErrorForm:
     """The error form of one image (B = 1) from its draws and W (C, R); summed in float32 whatever the trunk ran in."""
     n, places, _ = found.features.shape
     scale = 1 / (n * places * len(mix))
-    with torch.autocast(mix.device.type, enabled=False):
-        by_place = found.features.transpose(0, 1)  # (P, N, R)
-        g = ((found.rest @ mix) * found.features).sum(0) * scale  # (P, R)
-        H = (by_place.transpose(1, 2) @ by_place).mul_((mix.T @ mix) * scale)  # (P, R, R)
-        const = found.rest.square().sum() * scale
+    by_place = found.features.transpose(0, 1)  # (P, N, R)
+    g = ((found.rest @ mix) * found.features).sum(0) * scale  # (P, R)
+    H = (by_place.transpose(1, 2) @ by_place).mul_((mix.T @ mix) * scale)  # (P, R, R)
+    const = found.rest.square().sum() * scale
     return ErrorForm(const[None], g[None], H[None])
 
 

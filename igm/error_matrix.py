@@ -39,14 +39,13 @@ class ErrorMatrix:
         r = torch.cat([y - predictions.flatten(2).float(), y], dim=1)  # (N, M + 1, dim)
         if not bool(r.isfinite().all()):
             raise FloatingPointError(f"a prediction for image {image} is not finite; use --mixed_precision no")
-        with torch.autocast(r.device.type, enabled=False):
-            if self.draws is None:
-                flat = r.transpose(0, 1).flatten(1)  # (M + 1, N dim)
-                added = flat @ flat.T / (y.shape[2] * n)
-            else:
-                own = r @ r.transpose(1, 2) / y.shape[2]  # (N, M + 1, M + 1)
-                self.draws[image] = torch.cat([self.draws[image], own])
-                added = own.mean(0)
+        if self.draws is None:
+            flat = r.transpose(0, 1).flatten(1)  # (M + 1, N dim)
+            added = flat @ flat.T / (y.shape[2] * n)
+        else:
+            own = r @ r.transpose(1, 2) / y.shape[2]  # (N, M + 1, M + 1)
+            self.draws[image] = torch.cat([self.draws[image], own])
+            added = own.mean(0)
         seen = float(self.count[image])
         self.gram[image] = (seen * self.gram[image] + n * added) / (seen + n)
         self.count[image] += n

@@ -8,6 +8,8 @@ import torch
 from igm.data.dataset import Item
 from igm.data.varied import NOTHING, Variation, VariedScenes
 
+LOOKS = 0  # stream of random numbers
+
 
 class CalibrationScenes(torch.utils.data.Dataset):
     """Training scenes, a share of them varied, then further ones; item i is the same each time.
@@ -17,11 +19,11 @@ class CalibrationScenes(torch.utils.data.Dataset):
 
     Args:
         own: training scenes. vary: share of them that get a new look. other: scenes of another source, such as with more
-            objects. seed: of the looks.
+            objects.
     """
 
-    def __init__(self, own: Any, vary: float = 0.0, other: Any = None, seed: int = 0):
-        self.own, self.vary, self.other, self.seed = own, vary, other, seed
+    def __init__(self, own: Any, vary: float = 0.0, other: Any = None):
+        self.own, self.vary, self.other = own, vary, other
         self.split = own.split
         self._varied: VariedScenes | None = None
 
@@ -47,4 +49,4 @@ class CalibrationScenes(torch.utils.data.Dataset):
             return self.own[i]
         if self._varied is None:  # reads all pictures
             self._varied = VariedScenes(self.own, Variation(share=self.vary), NOTHING)
-        return self._varied.varied(i, np.random.default_rng([self.seed, i]))
+        return self._varied.varied(i, np.random.default_rng([LOOKS, i]))

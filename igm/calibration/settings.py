@@ -16,11 +16,11 @@ class CalibrationImages(Settings):
     num_images: int = setting(50, "images used, of each folder", kind=positive)
     vary: float = setting(0.0, "positions: share of the images that get a new look, as in training", kind=share)
     other_root: str | None = setting(None, "positions: further scenes, such as of another renderer", kind=path)
-    other_counts: tuple[int, int] = setting((3, 10), "objects in them", kind=int_range)
+    other_counts: tuple[int, int] | None = setting(None, "objects in them (default: 3-10)", kind=int_range)
 
     def check(self) -> None:
         """Raise UserError where numbers of objects are given for scenes that are not."""
-        if self.other_root is None and self.other_counts != (3, 10):
+        if self.other_root is None and self.other_counts is not None:
             raise UserError("--other_counts has no effect without --other_root; add it, or leave it out")
 
 

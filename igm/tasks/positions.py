@@ -204,7 +204,7 @@ class Positions(Task):
     def calibration_images(self, kind: Callable[..., Any], images: CalibrationImages, facts: Facts) -> Any:
         """Training scenes, and others that are asked for."""
         opener = partial(self.open_to_calibrate, kind, images, facts)
-        other = opener(images.other_root, images.other_counts) if images.other_root else None
+        other = opener(images.other_root, images.other_counts or (3, 10)) if images.other_root else None
         return CalibrationScenes(opener(images.dataset_root, images.object_counts), images.vary, other)
 
     def open_to_calibrate(
