@@ -1,4 +1,4 @@
-"""How much of what is asked for a scene model's own inference finds again in what the model generates.
+"""How much of what is asked for is found again in what a scene model generates, by its own inference or its partner's.
 
 Places are drawn within the bounds of the training scenes and at their separation, attributes evenly. `elsewhere` looks for
 other places in the same pictures: what would be found by chance.
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from igm import UserError
-from igm.api import PositionModel, load_model
+from igm.api import PictureModel, PositionModel, load_model
 from igm.cli.launch import run
 from igm.cli.options import Parser, take
 from igm.facts import Facts
@@ -69,15 +69,15 @@ def measure(model: Any, counts: tuple[int, int], number: int, sampling: dict[str
         other = draw_places(rng, k, facts)
         pictures += model.generate(**{kind: concepts}, **{**sampling, "seed": sampling["seed"] + i})
         again = model.find_again(pictures[-1:], **{kind: concepts})
-        elsewhere += KINDS["positions"].find_again(model, pictures[-1:], other).found
+        elsewhere += KINDS["positions"].find_again(model.reader, pictures[-1:], other).found
         found, whole, of = found + again.found, whole + (again.whole or 0), of + again.of
-        right += model(pictures[-1]).count == k
+        right += model.reader(pictures[-1]).count == k
     attributes = f", all attributes {100 * whole / of:.1f} %" if facts.vocabulary else ""
     line = f"{low}-{high}: found again {100 * found / of:.1f} % of {of}{attributes}, elsewhere {100 * elsewhere / of:.1f} %"
     return f"{line}, number right {right} of {number}", pictures
 
 
-def read_options(doc: str | None, kind: type[Settings]) -> tuple[Any, dict[str, Any], PositionModel]:
+def read_options(doc: str | None, kind: type[Settings]) -> tuple[Any, dict[str, Any], PictureModel]:
     """What a command says of scenes, as `kind` has it, and of sampling, and the model that it names."""
     parser = Parser(doc)
     parser.add("scenes", kind)
@@ -85,7 +85,7 @@ def read_options(doc: str | None, kind: type[Settings]) -> tuple[Any, dict[str, 
     options = parser.read()
     asked: Any = take(options, kind)
     model = load_model(asked.checkpoint)
-    if not isinstance(model, PositionModel):
+    if not isinstance(model.reader, PositionModel):
         raise UserError(f"--checkpoint {asked.checkpoint} is for {model.task}; name one for scenes")
     return asked, dataclasses.asdict(take(options, SamplingSettings)), model
 

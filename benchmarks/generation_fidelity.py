@@ -48,7 +48,7 @@ def asked_of(model: Any, item: dict[str, torch.Tensor]) -> list[Any]:
     vocabulary = model.model.facts.vocabulary
     if not vocabulary:
         return places
-    known = decode_objects(conds[:, 2:], vocabulary)
+    known = decode_objects(conds, vocabulary)
     return [{"position": place, **own} for place, own in zip(places, known, strict=True)]
 
 

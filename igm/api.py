@@ -8,7 +8,7 @@ It stands above the rest of the package, beside the commands, and uses the same 
 """
 
 import dataclasses
-import tempfile
+import functools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -17,10 +17,9 @@ import torch
 from PIL import Image
 
 from igm import UserError
-from igm.data.vocabulary import text_of
+from igm.asking import as_attributes, as_counts, as_places
 from igm.devices import find_device
-from igm.facts import FACTS_FILE, Facts
-from igm.files import replace_json
+from igm.facts import Facts
 from igm.generation import Composition, as_pictures, sample, settings_of
 from igm.hub import is_pipeline, list_models, resolve
 from igm.inference.loading import DenoiserLoading, PipelineLoading
@@ -31,12 +30,11 @@ from igm.measured import Measured
 from igm.models import ModelError
 from igm.models.denoiser import Denoiser
 from igm.pictures import Picture, as_batch
-from igm.publishing import create_repository, model_card, upload
 from igm.tasks import find_task
 from igm.tasks.labels import Labels
 from igm.tasks.objects import SceneObject
 from igm.tasks.positions import Scene
-from igm.training.export import tidy_configs
+from igm.training.publish import publish_model
 from igm.wording import own_words, plain
 
 __all__ = ["Labels", "Scene", "list_models", "load_model"]
@@ -122,8 +120,24 @@ class PictureModel:
         return KINDS[given[0]]
 
     def find_again(self, pictures: Sequence[Image.Image], **asked: Sequence[Any]) -> FoundAgain | None:
-        """How many concepts, given as to `generate`, are found in generated pictures; None where no one can tell."""
-        return self.kind(list(asked)).find_again(self, pictures, next(iter(asked.values())))
+        """How many concepts, given as to `generate`, `reader` finds in generated pictures; None where no one can tell."""
+        return self.kind(list(asked)).find_again(self.reader, pictures, next(iter(asked.values())))
+
+    @functools.cached_property
+    def partner(self) -> "PictureModel | None":
+        """The model that its facts name beside it; None where they name none."""
+        name = self.model.facts.partner
+        return None if name is None else load_model(name, self.model.device)
+
+    @property
+    def reader(self) -> "PictureModel":
+        """The model that finds concepts in its pictures."""
+        return self
+
+    @property
+    def drawer(self) -> "PictureModel":
+        """The model that draws its scenes."""
+        return self.partner or self
 
     def infer(self, pixels: torch.Tensor, *concepts: Any, **settings: Any) -> list[Any]:
         """One answer for each picture of (B, 3, R, R) in [-1, 1]."""
@@ -141,31 +155,18 @@ class PictureModel:
             raise ModelError(f"checkpoint {checkpoint} makes a {type(model).__name__}, not a {cls.__name__}")
         return model
 
-    def push_to_hub(
-        self,
-        repo: str,
-        *,
-        token: str | None = None,
-        private: bool | None = None,
-        license: str = "other",
-        datasets: Sequence[str] = (),
-    ) -> str:
+    def push_to_hub(self, repo: str, **options: Any) -> str:
         """Upload the model, with a card where the repository has none; return the repository's address.
 
         Args:
-            repo: hub id; it is made where there is none. token: that may write there (default: that of `hf auth login`).
-            license: of the weights, as the hub spells it. datasets: hub ids of those that it was trained on.
+            repo: hub id; it is made where there is none.
+            options: of `igm.training.publish.publish_model`: token, private, license, datasets.
 
         Raises:
             ModelError: it may not be written, or the hub is out of reach.
         """
-        repo = create_repository(repo, token, private)
         facts = dataclasses.replace(self.model.facts, codec=None, task=self.task)  # the codec is in the folder
-        with tempfile.TemporaryDirectory() as folder:
-            self.model.save_pretrained(folder)
-            replace_json(Path(folder) / FACTS_FILE, facts.to_json())
-            tidy_configs(folder)
-            return upload(Path(folder), repo, model_card(facts, repo, license, datasets), token)
+        return publish_model(self.model, facts, repo, **options)
 
     def answers(
         self, pixels: torch.Tensor, settings: dict[str, Any], names: Sequence[str] = (), counts: Any = None
@@ -205,12 +206,8 @@ class PositionModel(PictureModel):
         """
         if num_objects is None:
             return self.answers(pixels, {"count": "infer", **settings})
-        counts = plain(num_objects)
-        counts = counts if isinstance(counts, tuple) else (counts,) * len(pixels)
-        right = all(isinstance(k, int) and not isinstance(k, bool) and k >= 1 for k in counts)
-        if len(counts) != len(pixels) or not right:
-            raise UserError(f"num_objects={num_objects!r} for {len(pixels)} pictures: one positive number for each")
-        return self.answers(pixels, {"count": "known", **settings}, counts=torch.tensor(counts))
+        counts = as_counts(num_objects, len(pixels))
+        return self.answers(pixels, {"count": "known", **settings}, counts=counts)
 
     def measure(self, picture: Picture, **settings: Any) -> Measured:
         """Measure one picture, so that every composition has its denoising error in milliseconds (`igm.measured`).
@@ -241,13 +238,7 @@ class ObjectModel(PositionModel):
         Raises:
             UserError: the model does not know such an attribute, or such a value.
         """
-        vocabulary = self.model.facts.vocabulary or {}
-        attributes = {name: text_of(value) or value for name, value in attributes.items()}
-        for name, value in attributes.items():
-            if name not in vocabulary:
-                raise UserError(f"{name}={value!r}: the model knows {', '.join(vocabulary)}")
-            if value not in vocabulary[name]:
-                raise UserError(f"{name}={value!r}: the model knows {', '.join(vocabulary[name])}")
+        attributes = as_attributes(attributes, self.model.facts.vocabulary or {})
         each = [(own, own.likely(**attributes)) for own in self(picture, num_objects).objects]
         return [own for own, sure in sorted(each, key=lambda pair: -pair[1]) if sure >= 0.5]
 
@@ -260,14 +251,7 @@ class ObjectModel(PositionModel):
         Raises:
             UserError: they are no positions in the picture.
         """
-        places = torch.as_tensor(plain(positions), dtype=torch.float32)
-        if (
-            places.ndim != 2
-            or places.shape[1] != 2
-            or not len(places)
-            or not bool(((places >= 0) & (places <= 1)).all())
-        ):
-            raise UserError(f"positions={plain(positions)}: (x, y) of at least one object, in 0 to 1 of the picture")
+        places = as_places(positions)
         batch = as_batch(picture, self.model.resolution)
         method = self.build(ObjectsMethod, {"count": "infer", **settings}, ())
         found = infer_at(self.model, encode_images(self.model, batch.pixels), places, method.settings)
@@ -321,6 +305,45 @@ class PromptModel(PictureModel):
         raise UserError(f"this is a Stable Diffusion pipeline, which diffusers pushes: {call}")
 
 
+class DrawingModel(PictureModel):
+    """Draws scenes, and finds nothing in pictures: its partner does."""
+
+    method = "none"
+
+    def __init__(self, model: Denoiser):
+        super().__init__(model)
+        self.task = find_task(model.facts.task or "positions").name  # type: ignore[misc]
+        self.asks = _MODELS[self.task].asks  # type: ignore[misc]
+
+    def infer(self, pixels: torch.Tensor, *concepts: Any, **settings: Any) -> list[Any]:
+        """Refused: it was trained to draw.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError(
+            f"the model draws scenes, and finds none in pictures; load {self.model.facts.partner or 'another'}"
+        )
+
+    @property
+    def reader(self) -> PictureModel:
+        """Its partner.
+
+        Raises:
+            UserError: its facts name none.
+        """
+        if self.partner is None:
+            raise UserError(
+                "the model draws scenes and names no partner that finds them; ask another model's find_again"
+            )
+        return self.partner
+
+    @property
+    def drawer(self) -> PictureModel:
+        """Itself."""
+        return self
+
+
 _MODELS: dict[str, type[PictureModel]] = {c.task: c for c in (PositionModel, ObjectModel, AttributeModel, PromptModel)}
 
 
@@ -369,6 +392,8 @@ def kind_of(denoiser: Denoiser) -> type[PictureModel]:
     task = find_task(denoiser.facts.task or ("positions" if denoiser.cond_size == 2 else "attributes")).name
     if task not in _MODELS:
         raise UserError(f"the checkpoint is for {task}, which load_model does not know; use its own script")
+    if denoiser.facts.draws:
+        return DrawingModel
     trained, needed = denoiser.facts.learner, methods_of(task)[_MODELS[task].method].learner
     if trained != needed:
         raise UserError(f"the checkpoint was trained as {trained}, load_model takes {needed}; use its own script")

@@ -85,7 +85,7 @@ class Edit:
         """
         if not (isinstance(strength, int | float) and probability.holds(strength)):
             raise UserError(f"strength={strength!r}: must be {probability.words}")
-        chosen, denoiser = settings_of({"seed": seed, **settings}), self.model.model
+        chosen, denoiser = settings_of({"seed": seed, **settings}), self.model.drawer.model
         composition = Composition(KINDS["objects"], self.objects)
         posterior = encode_images(denoiser, as_batch(self.image, denoiser.resolution).pixels)
         start = posterior.mean.to(denoiser.device)

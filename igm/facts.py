@@ -77,6 +77,8 @@ class Facts:
         attributes, frequencies: names of the attributes, in the order of the conditions, and how often each holds.
         classes: names of the classes.
         vocabulary: of whole objects: the values of each attribute, in the order of a condition's blocks.
+        partner: shipped name, folder or hub id of a checkpoint of the same scenes: of one that draws, that which finds
+            things in its pictures; of one that finds, that which draws its scenes.
         own: facts of a task that this package does not know, plain JSON.
 
     Raises:
@@ -105,6 +107,7 @@ class Facts:
     )
     classes: tuple[str, ...] | None = _fact(_names, "different names")
     vocabulary: Mapping[str, tuple[str, ...]] | None = _fact(_vocabulary, "for each attribute its different values")
+    partner: str | None = _fact(_text, "a name")
     own: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -122,6 +125,11 @@ class Facts:
             raise ModelError(f"{len(self.frequencies)} frequencies for {len(self.attributes or ())} attributes")
         if not isinstance(self.own, Mapping):
             raise ModelError(f"own is {shown(self.own)}; it must be a JSON object")
+
+    @property
+    def draws(self) -> bool:
+        """Whether the checkpoint draws scenes, and no method infers with it."""
+        return self.learner == "drawing"
 
     def known(self) -> dict[str, Any]:
         """The facts that somebody measured or said, by name."""

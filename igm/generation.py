@@ -87,8 +87,13 @@ class Composition:
         return given + [NEGATIVE] * (len(self.concepts) + len(self.negative) - len(given))
 
     def check(self, facts: Facts) -> None:
-        """Raise UserError where a model of these facts does not know a concept."""
+        """Raise UserError where a model of these facts does not know a concept, or cannot weigh it."""
         self.kind.check([*self.concepts, *self.negative], facts)
+        if facts.draws and not {0.0, 1.0}.issuperset(self.all_weights):
+            raise UserError(
+                "weights and negative concepts: the model draws the objects of a scene together and weighs none; "
+                "leave them out, or name one that weighs them (clevr-scene-mini)"
+            )
 
     def predictor(self, denoiser: Denoiser, guidance: float | None) -> Callable[[int], Any]:
         """A function of the number of pictures that gives the composed prediction; see `weighted_predictor`.

@@ -18,15 +18,10 @@ from igm.models.attention import use_single_token_attention
 from igm.models.codec import DEFAULT_MODEL, Codec, load_codec
 from igm.models.compilation import compiled_agrees
 from igm.models.configs import check_schedule, one_line, read_config
+from igm.models.drawing import DrawingUNet
 from igm.models.precision import autocast
 from igm.models.separable import SeparableUNet
-from igm.models.unet import (
-    SharedTrunkUNet,
-    UNet2DConditionModel,
-    build_network,
-    cond_size,
-    read_network,
-)
+from igm.models.unet import SharedTrunkUNet, UNet2DConditionModel, build_network, cond_size, read_network
 from igm.models.weights import has_model
 from igm.resources import CONFIGS
 
@@ -77,6 +72,8 @@ class Denoiser(nn.Module):
         self.facts = facts if isinstance(facts, Facts) else Facts.from_json(facts or {})
         self.shares_trunk = isinstance(getattr(network, "module", network), SharedTrunkUNet)
         self.is_separable = isinstance(getattr(network, "module", network), SeparableUNet)
+        # Whether its network takes all concepts of an image in one pass.
+        self.composes = isinstance(getattr(network, "module", network), SeparableUNet | DrawingUNet)
         if not self.shares_trunk:
             use_single_token_attention(network)
         self.register_buffer("alphas_cumprod", scheduler.alphas_cumprod.float(), persistent=False)
@@ -105,7 +102,7 @@ class Denoiser(nn.Module):
     @property
     def composition(self) -> str:
         """How its concepts combine: "sum" (a_k, 1 each) or "mean" (w_k, which sum to 1)."""
-        return getattr(self.network, "module", self.network).config.composition if self.is_separable else "mean"
+        return getattr(self.network, "module", self.network).composition if self.composes else "mean"
 
     @property
     def resolution(self) -> int:
@@ -162,7 +159,7 @@ class Denoiser(nn.Module):
     def predict_composed(
         self, x_t: torch.Tensor, t: torch.Tensor, conds: torch.Tensor, weights: torch.Tensor, index: torch.Tensor
     ) -> torch.Tensor:
-        """The prediction of each image's composition: sum_k w_k f_k, or what a separable network was trained with.
+        """The prediction of each image's composition: sum_k w_k f_k, or what the network was trained with.
 
         Args:
             x_t, t, conds, index: as in `predict_pairs`. weights: (P,), w_k, 1 / K of each image; 0 for padding.
@@ -170,7 +167,7 @@ class Denoiser(nn.Module):
         Returns:
             predictions (B, C, H, W), float32.
         """
-        if self.is_separable:
+        if self.composes:
             weights = getattr(self.network, "module", self.network).weights_in_sum(weights)
         return self.predict_weighted(x_t, t, conds, weights, index)
 
@@ -178,7 +175,7 @@ class Denoiser(nn.Module):
         self, x_t: torch.Tensor, t: torch.Tensor, conds: torch.Tensor, weights: torch.Tensor, index: torch.Tensor
     ) -> torch.Tensor:
         """`predict_composed` with any weights (P,), which enter as they are: sum_k w_k f_k, or a_k of m = sum_k a_k phi."""
-        if self.is_separable:
+        if self.composes:
             with autocast(self.device, self.precision):
                 return self.network(x_t, t, conds, index, weights).float()
         predictions = self.predict_pairs(x_t, t, conds, index)

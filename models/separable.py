@@ -5,6 +5,9 @@ R numbers at each place; W mixes R channels into C. So a composition depends on 
 alone, and its denoising error is a quadratic form in m (`igm.error_form`): no concept ever needs a pass of the network.
 """
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import torch
 from diffusers.configuration_utils import register_to_config
 from torch import nn
@@ -75,10 +78,91 @@ class SeparableAttributeUNet(SeparableTrunk):
         return self.what(conds.to(self.what.weight.dtype)).unflatten(1, (-1, side, side))
 
 
-class SeparableUNet(SeparableTrunk):
+class LocalConcepts:
+    """Concepts are objects that act near their places: phi(c), R numbers at each place, and m = sum_k a_k phi(c_k).
+
+    phi sees the place of an object through smooth maps on the latent grid: offsets to it, and their moments under Gaussian
+    windows of several widths, as in `PositionUNet`. A network of this kind has windows and reach in its config.
+    """
+
+    config: Any
+    grid: torch.Tensor
+    where: nn.Sequential
+    encode: Callable[..., Any]  # of the network
+    decode: Callable[..., torch.Tensor]
+
+    def build_phi(self, windows: Sequence[float], hidden: int, rank: int, cond_size: int) -> None:
+        """Make the three layers that turn the maps, and an object's attributes, into R numbers."""
+        self.where = nn.Sequential(
+            nn.Linear(2 + 6 * len(windows) + cond_size - 2, hidden),
+            nn.SiLU(),
+            nn.Linear(hidden, hidden),
+            nn.SiLU(),
+            nn.Linear(hidden, rank),
+        )
+
+    def forward(
+        self,
+        x_t: torch.Tensor,
+        t: torch.Tensor,
+        conds: torch.Tensor,
+        index: torch.Tensor,
+        weights: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Predict for pairs (image, concept), or, with `weights`, for each image the composition of its pairs.
+
+        Args:
+            x_t: noisy latents (B, C, H, W). t: timesteps (B,). conds: concepts (P, D).
+            index: (P,), the row of `x_t` that each concept belongs to.
+            weights: (P,), a_k of each pair, 0 for padding.
+
+        Returns:
+            predictions (P, C, H, W); with `weights` (B, C, H, W).
+        """
+        shared = self.encode(x_t, t)
+        if weights is None:
+            return self.decode(shared, conds, index)
+        return self.compose(shared, self.summed(conds, weights, index, len(x_t)))
+
+    @property
+    def composition(self) -> str:
+        """How concepts combine: "sum" (a_k, 1 each) or "mean" (w_k, which sum to 1)."""
+        return self.config.composition
+
+    def weights_in_sum(self, weights: torch.Tensor) -> torch.Tensor:
+        """a_k (P,) of a composition whose concepts have equal weights 1 / K (P,), 0 for padding."""
+        return (weights > 0).to(weights) if self.composition == "sum" else weights
+
+    def compose(self, shared: tuple[torch.Tensor, torch.Tensor], m: torch.Tensor) -> torch.Tensor:
+        """The prediction (B, C, H, W) under m (B, R, H, W), from what `encode` gave."""
+        raise NotImplementedError
+
+    def summed(self, conds: torch.Tensor, weights: torch.Tensor, index: torch.Tensor, num_images: int) -> torch.Tensor:
+        """m (B, R, H, W) of concepts (P, D), weights a_k (P,) and the images that they belong to, index (P,)."""
+        each = self.phi(conds) * weights[:, None, None, None]  # (P, R, H, W)
+        return each.new_zeros(num_images, *each.shape[1:]).index_add(0, index, each)  # (B, R, H, W)
+
+    def phi(self, conds: torch.Tensor) -> torch.Tensor:
+        """The R numbers of each concept (P, D) at each place: (P, R, H, W), twice differentiable in the concept."""
+        offsets = (self.grid[None].to(conds.dtype) - conds[:, :2, None, None]).movedim(1, -1)  # (P, H, W, 2)
+        return self.phi_at(offsets, conds[:, None, None, 2:].expand(*offsets.shape[:3], -1)).movedim(-1, 1)
+
+    def phi_at(self, offsets: torch.Tensor, what: torch.Tensor) -> torch.Tensor:
+        """phi (..., R) at places that lie `offsets` (..., 2) from a concept of attributes `what` (..., D - 2)."""
+        dx, dy = offsets.unbind(-1)
+        maps = [dx, dy]
+        for width in self.config.windows:
+            u, v = dx / width, dy / width
+            window = torch.exp(-(u**2 + v**2) / 2)
+            maps += [window, window * u, window * v, window * u * u, window * u * v, window * v * v]
+        near = torch.exp(-(dx**2 + dy**2) / (2 * self.config.reach**2))
+        stacked = torch.cat([torch.stack(maps, dim=-1), what], dim=-1)  # (..., 2 + 6 S + D - 2)
+        return self.where(stacked.to(next(self.where.parameters()).dtype)) * near[..., None]
+
+
+class SeparableUNet(LocalConcepts, SeparableTrunk):
     """Concepts are objects; phi sees the place of one through smooth maps on the latent grid, and acts near it alone.
 
-    The maps are offsets to the position, and their moments under Gaussian windows of several widths, as in `PositionUNet`;
     phi is a three-layer map of them times one more Gaussian window, so that an object changes the prediction around it.
 
     Args:
@@ -110,57 +194,13 @@ class SeparableUNet(SeparableTrunk):
             raise ValueError(f"composition {composition!r} of the network is not one of {', '.join(COMPOSITIONS)}")
         out_channels = in_channels + rank
         self.build_trunk(sample_size, in_channels, block_out_channels, layers_per_block, attention, out_channels)
-        self.where = nn.Sequential(
-            nn.Linear(2 + 6 * len(windows) + cond_size - 2, hidden),
-            nn.SiLU(),
-            nn.Linear(hidden, hidden),
-            nn.SiLU(),
-            nn.Linear(hidden, rank),
-        )
+        self.build_phi(windows, hidden, rank, cond_size)
         self.mix = nn.Linear(rank, in_channels, bias=False)  # W
 
-    def forward(
-        self,
-        x_t: torch.Tensor,
-        t: torch.Tensor,
-        conds: torch.Tensor,
-        index: torch.Tensor,
-        weights: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Predict for pairs (image, concept), or, with `weights`, for each image the composition of its pairs.
-
-        Args:
-            x_t: noisy latents (B, C, H, W). t: timesteps (B,). conds: concepts (P, D).
-            index: (P,), the row of `x_t` that each concept belongs to.
-            weights: (P,), a_k of each pair, 0 for padding.
-
-        Returns:
-            predictions (P, C, H, W); with `weights` (B, C, H, W).
-        """
-        shared = self.encode(x_t, t)
-        if weights is None:
-            return self.decode(shared, conds, index)
+    def compose(self, shared: tuple[torch.Tensor, torch.Tensor], m: torch.Tensor) -> torch.Tensor:
+        """The prediction (B, C, H, W) under m (B, R, H, W), from what `encode` gave: f_0 + W (B * m)."""
         start, features = shared
-        each = self.phi(conds) * weights[:, None, None, None]  # (P, R, H, W)
-        m = each.new_zeros(len(x_t), *each.shape[1:]).index_add(0, index, each)  # (B, R, H, W)
         return start + self.mixed(features * m.to(features.dtype))
-
-    def phi(self, conds: torch.Tensor) -> torch.Tensor:
-        """The R numbers of each concept (P, D) at each place: (P, R, H, W), twice differentiable in the concept."""
-        offsets = (self.grid[None].to(conds.dtype) - conds[:, :2, None, None]).movedim(1, -1)  # (P, H, W, 2)
-        return self.phi_at(offsets, conds[:, None, None, 2:].expand(*offsets.shape[:3], -1)).movedim(-1, 1)
-
-    def phi_at(self, offsets: torch.Tensor, what: torch.Tensor) -> torch.Tensor:
-        """phi (..., R) at places that lie `offsets` (..., 2) from a concept of attributes `what` (..., D - 2)."""
-        dx, dy = offsets.unbind(-1)
-        maps = [dx, dy]
-        for width in self.config.windows:
-            u, v = dx / width, dy / width
-            window = torch.exp(-(u**2 + v**2) / 2)
-            maps += [window, window * u, window * v, window * u * u, window * u * v, window * v * v]
-        near = torch.exp(-(dx**2 + dy**2) / (2 * self.config.reach**2))
-        stacked = torch.cat([torch.stack(maps, dim=-1), what], dim=-1)  # (..., 2 + 6 S + D - 2)
-        return self.where(stacked.to(next(self.where.parameters()).dtype)) * near[..., None]
 
     @torch.no_grad()
     def phi_and_slopes(self, conds: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -192,10 +232,6 @@ class SeparableUNet(SeparableTrunk):
         inward = (offsets / self.config.reach**2).movedim(-1, 1)[..., None]  # (P, 2, H, W, 1): near' / near
         slope = (slope + value[:, None] * inward) * near[:, None]
         return (value * near).movedim(-1, 1), slope.movedim(-1, 2)
-
-    def weights_in_sum(self, weights: torch.Tensor) -> torch.Tensor:
-        """a_k (P,) of a composition whose concepts have equal weights 1 / K (P,), 0 for padding."""
-        return (weights > 0).to(weights) if self.config.composition == "sum" else weights
 
 
 NETWORKS["SeparableUNet"] = SeparableUNet

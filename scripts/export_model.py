@@ -5,6 +5,7 @@ Examples:
     python scripts/export_model.py --checkpoint outputs/celeba/checkpoint-50000 --output_dir shipped --dry_run
 """
 
+import dataclasses
 from dataclasses import dataclass
 
 from igm.cli.launch import run
@@ -24,6 +25,7 @@ class ExportSettings(Settings):
         None, "codec, where the checkpoint's own is elsewhere now (default: the one it was trained with)", kind=path
     )
     output_dir: str = setting(help="folder to write", kind=path)
+    partner: str | None = setting(None, "model of the same scenes that goes with it: one that draws, or one that finds")
     dry_run: bool = setting(False, "print options, parameters and memory, and stop")
 
 
@@ -34,6 +36,8 @@ def main() -> None:
     denoiser = Denoiser.from_pretrained(settings.checkpoint, codec=settings.pretrained_model_name)
     if settings.dry_run:
         return describe(vars(settings), {}, parts_of(denoiser), {"weights": 4 * size_of(denoiser)})
+    if settings.partner is not None:
+        denoiser.facts = dataclasses.replace(denoiser.facts, partner=settings.partner)
     size = export_denoiser(denoiser, settings.output_dir)
     print(f"{settings.output_dir}: {size / 2**20:.1f} MiB")
 

@@ -19,7 +19,7 @@ class Toy(torch.nn.Module):
     """
 
     cond_size, latent_shape, device = 2, (1, SIDE, SIDE), torch.device("cpu")
-    is_separable = False
+    is_separable = composes = False
 
     def __init__(self):
         super().__init__()

@@ -101,7 +101,10 @@ def check_request(composition: Composition, place: PlaceSettings) -> None:
     if asks and kind not in asks:
         raise UserError(f"--{kind}: checkpoint {place.checkpoint} knows {' and '.join(f'--{name}' for name in asks)}")
     if asks and not is_pipeline(found):
-        composition.check(Facts.read(found))
+        facts = Facts.read(found)
+        composition.check(facts)
+        if facts.draws and facts.partner is None and not place.no_check:
+            raise UserError(f"checkpoint {place.checkpoint} names no partner that finds objects again; add --no_check")
 
 
 def run_generation(options: Any) -> None:

@@ -46,8 +46,15 @@ class CompositionalLearner(Learner):
 
     @classmethod
     def build(cls, model: ModelSettings, training: TrainSettings, facts: Facts) -> Self:
-        """A trainable network in float32 with a frozen codec."""
-        return cls(fresh_denoiser(model, facts), training.snr_gamma)
+        """A trainable network in float32 with a frozen codec.
+
+        Raises:
+            ModelError: also for a network that another learner is for.
+        """
+        denoiser = fresh_denoiser(model, facts)
+        if (own := getattr(denoiser.network, "learner", cls.name)) != cls.name:
+            raise ModelError(f"--unet_config {model.unet_config} is of a network for --learner {own}; add that")
+        return cls(denoiser, training.snr_gamma)
 
     @staticmethod
     def collate(items: Sequence[Item], static_shapes: bool = False) -> Batch:

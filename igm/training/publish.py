@@ -1,10 +1,11 @@
-"""A training's last checkpoint on the hub."""
+"""Models on the hub: a training's last checkpoint, or one that is loaded."""
 
 import dataclasses
 import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from igm import UserError, say
 from igm.facts import FACTS_FILE, Facts
@@ -12,7 +13,7 @@ from igm.files import replace_json
 from igm.hub import EMA_DIR, NETWORK_DIR
 from igm.models import ModelError
 from igm.provenance import without_tokens
-from igm.publishing import model_card, upload
+from igm.publishing import create_repository, model_card, upload
 from igm.training.export import tidy_configs
 from igm.training.learner import Learner
 from igm.training.settings import ReportSettings, RunSettings
@@ -52,3 +53,26 @@ def publish(learner: Learner, checkpoint: Path, repo: str, token: str | None, co
         except ModelError as error:
             later = f'igm.api.load_model("{checkpoint}").push_to_hub("{repo}")'
             raise ModelError(f"{error}; {checkpoint} is complete, push it later: {later}") from None
+
+
+def publish_model(
+    model: Any,
+    facts: Facts,
+    repo: str,
+    *,
+    token: str | None = None,
+    private: bool | None = None,
+    license: str = "other",
+    datasets: Sequence[str] = (),
+) -> str:
+    """Upload a denoiser with these facts, and a card where the repository has none; return the repository's address.
+
+    Raises:
+        ModelError: it may not be written, or the hub is out of reach.
+    """
+    repo = create_repository(repo, token, private)
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        replace_json(Path(folder) / FACTS_FILE, facts.to_json())
+        tidy_configs(folder)
+        return upload(Path(folder), repo, model_card(facts, repo, license, datasets), token)
