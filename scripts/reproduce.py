@@ -1,6 +1,7 @@
 """Make a table of the paper again: train what is missing, evaluate, print its numbers beside the measured ones.
 
-Stopped anywhere, the same command goes on. Results go to OUTPUT_DIR/TABLE-SCALE, the report to its folder report/,
+Stopped anywhere, the same command goes on. Commands with other rows (--only) may run side by side; the whole one then
+prints the table. Results go to OUTPUT_DIR/TABLE-SCALE, the report to its folder report/,
 models to OUTPUT_DIR/models-SCALE.
 
 Examples:
@@ -105,9 +106,10 @@ def main() -> None:
     place = make_place(options.table, table, settings, rows)
     if settings.dry_run:
         return describe_rows(rows, table, place)
-    with locked(place.results):
-        lines = measure(run_rows(rows, table, place), table.reference)
-        written = write_report(lines, table, place.results / "report", training_curves(rows, place))
+    lines = measure(run_rows(rows, table, place), table.reference)
+    report = place.results / "report"
+    with locked(report):
+        written = write_report(lines, table, report, training_curves(rows, place))
     print(f"\n{as_text(lines, table)}\n\nReport: {' '.join(map(str, written))}")
 
 

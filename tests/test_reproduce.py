@@ -21,6 +21,7 @@ from igm.data.synthetic.clevr import generate
 from igm.data.synthetic.layouts import COGENT
 from igm.evaluation.records import RecordWriter
 from igm.evaluation.summary import write_summary
+from igm.files import locked
 from igm.hub import NETWORK_DIR
 from igm.reproduction import plan, run
 from igm.reproduction.clevr import FULL_ROWS, IGM, MINI_ROWS
@@ -247,6 +248,20 @@ def test_a_killed_row_goes_on_and_a_finished_one_is_left(project, tmp_path):
     (other,) = run_rows([dataclasses.replace(row, name="two")], table, place)  # the same network
     assert log() == ["train", "train", "eval", "eval", "eval"] and other.folder != outcome.folder
     assert run_rows([row], table, place) == [outcome] and len(log()) == 5  # nothing is run again
+
+
+def test_rows_are_worked_on_side_by_side_and_each_by_one(project):
+    """While another process is at row one, row two is made, and row one is refused; its training is of both."""
+    row, place, log = project
+    other = dataclasses.replace(row, name="two")
+    table = table_of(row)
+    with locked(row.folder(place)):
+        (outcome,) = run_rows([other], table, place)
+        with pytest.raises(UserError, match="one"):
+            run_rows([row], table, place)
+    assert outcome.folder and log() == ["train", "eval"]
+    run_rows([row, other], table, place)
+    assert log() == ["train", "eval", "eval"]
 
 
 def test_another_command_is_another_result(project):

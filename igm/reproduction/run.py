@@ -11,6 +11,7 @@ from pathlib import Path
 
 from igm import UserError
 from igm.evaluation.records import SUMMARY_NAME, read_json
+from igm.files import locked
 from igm.reproduction.rows import Place, Row, Table, Training
 from igm.training.checkpoints import weights_fault
 
@@ -55,15 +56,20 @@ def run_rows(rows: Sequence[Row], table: Table, place: Place) -> list[Outcome]:
 
 
 def run_row(row: Row, table: Table, place: Place) -> Path:
-    """Train and evaluate a row as far as it is not done; return its results folder."""
+    """Train and evaluate a row as far as it is not done; return its results folder.
+
+    Raises:
+        UserError: another process is at it, or a command of it refuses or fails.
+    """
     words = row.words(place, table.num_images)
     done = results_of(row, words, place)
     if done is not None:
         print(f"Row {row.name}: finished, {done}", flush=True)
         return done
-    if row.training is not None and not is_trained(row.training, place):
-        call(launched(row.training, place))
-    call([sys.executable, *words])
+    with locked(row.folder(place)):
+        if row.training is not None and not is_trained(row.training, place):
+            call(launched(row.training, place))
+        call([sys.executable, *words])
     done = results_of(row, words, place)
     if done is None:
         raise UserError(f"row {row.name}: {in_words(words)} left no {SUMMARY_NAME} of its own in {row.folder(place)}")
