@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from igm import UserError
-from igm.api import PictureModel, PositionModel, load_model
+from igm.api import PictureModel, load_model
 from igm.cli.launch import run
 from igm.cli.options import Parser, take
 from igm.facts import Facts
@@ -85,7 +85,7 @@ def read_options(doc: str | None, kind: type[Settings]) -> tuple[Any, dict[str, 
     options = parser.read()
     asked: Any = take(options, kind)
     model = load_model(asked.checkpoint)
-    if not isinstance(model.reader, PositionModel):
+    if "positions" not in model.asks:
         raise UserError(f"--checkpoint {asked.checkpoint} is for {model.task}; name one for scenes")
     return asked, dataclasses.asdict(take(options, SamplingSettings)), model
 
