@@ -90,3 +90,17 @@ def weighted_predictor(
         return denoiser.predict_weighted(x_t, t, pair_conds, pair_weights, index)
 
     return predict
+
+
+def guided(
+    asked: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    plain: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    guidance: float,
+) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """u + g (f - u), with f the prediction of `asked` and u of `plain`: classifier-free guidance (Ho and Salimans 2022)."""
+
+    def predict(x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        u = plain(x_t, t)
+        return u + guidance * (asked(x_t, t) - u)
+
+    return predict

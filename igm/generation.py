@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from igm import UserError
-from igm.composition import entering_weights, weighted_predictor
+from igm.composition import entering_weights, guided, weighted_predictor
 from igm.facts import Facts
 from igm.figures.style import as_pil
 from igm.inference.draws import image_generators
@@ -104,6 +104,8 @@ class Composition:
         conds = self.kind.conds([*self.concepts, *self.negative], denoiser).to(denoiser.device)
         reads = isinstance(denoiser, StableDiffusion)
         guidance = own_guidance(denoiser) if guidance is None else guidance
+        if denoiser.facts.draws:
+            return self.drawn(denoiser, conds, guidance)
         if guidance != 1 and not (denoiser.is_separable or reads):
             raise UserError(f"guidance {guidance:g}: the network knows no picture without concepts; leave it out")
         try:
@@ -116,6 +118,24 @@ class Composition:
             conds = torch.cat([conds, self.kind.conds([""], denoiser).to(conds)])
             weights = torch.cat([weights, weights.new_tensor([1 - guidance])])
         return lambda number: weighted_predictor(denoiser, conds, weights.to(conds.device), number)
+
+    def drawn(self, denoiser: Denoiser, conds: torch.Tensor, guidance: float) -> Callable[[int], Any]:
+        """As `predictor`, of a network that draws: guidance leads away from the same places with unknown attributes.
+
+        Raises:
+            UserError: the network knows no attributes, and is to be guided.
+        """
+        weights = torch.tensor(self.all_weights, device=conds.device)
+        if guidance == 1:
+            return lambda number: weighted_predictor(denoiser, conds, weights, number)
+        if conds.shape[1] == 2:
+            raise UserError(f"guidance {guidance:g}: the model draws places alone, and has nothing to lead away from")
+        unknown = torch.cat([conds[:, :2], torch.zeros_like(conds[:, 2:])], dim=1)  # (K, D)
+        return lambda number: guided(
+            weighted_predictor(denoiser, conds, weights, number),
+            weighted_predictor(denoiser, unknown, weights, number),
+            guidance,
+        )
 
 
 @torch.no_grad()

@@ -202,8 +202,8 @@ def write_results(folder: Path) -> None:
     for learner, network in (("joint_label", "attribute_unet.json"), ("resnet50", "resnet.json")):
         words = f"--dataset_root celeba --learner {learner} {TRAINING} {TINY} --unet_config {network}"
         run_line("train_celeba.py", shlex.split(words))
-    slots = f"--config configs/baselines/slot_attention_objects.yaml --dataset_root DIR {TRAINING}"
-    run_line("train_clevr.py", shlex.split(slots))
+    for name in ("slot_attention_objects", "resnet50_objects"):
+        run_line("train_clevr.py", shlex.split(f"--config configs/baselines/{name}.yaml --dataset_root DIR {TRAINING}"))
     more = "--dataset_root DIR --object_counts 3-5 --checkpoint outputs/clevr/checkpoint-80000"
     run_line("eval_clevr.py", shlex.split(f"{more} {SMALL['eval_clevr.py']}"))
     shutil.copytree("outputs/clevr/eval-pursuit", "OTHER")

@@ -17,6 +17,8 @@ from igm.data.clevr import Clevr
 from igm.data.varied import Variation, VariedScenes
 from igm.data.vocabulary import cond_size
 from igm.facts import Facts
+from igm.generation import Composition
+from igm.kinds import KINDS
 from igm.models.codec import PatchPCA
 from igm.models.denoiser import Denoiser
 from igm.models.drawing import DrawingUNet
@@ -86,6 +88,21 @@ def test_objects_know_of_each_other(kind, knows):
     none, a, b, both = (predict(own, x_t, t, conds[part]) for part in ([], [0], [1], [0, 1]))
     together = (both - none) - (a - none) - (b - none)
     assert (float(together.abs().max()) > 1e-3) == knows
+
+
+def test_guidance_leads_away_from_unknown_attributes():
+    """u + g (f - u), where u is the prediction of the same places; 1 is the prediction itself."""
+    own = denoiser(learner="drawing")
+    x_t, t, _ = question()
+    composition = Composition(KINDS["objects"], SCENE)
+    conds = KINDS["objects"].conds(SCENE, own)
+    f, u = predict(own, x_t, t, conds), predict(own, x_t, t, conds * torch.tensor([1.0, 1, 0, 0, 0, 0, 0]))
+    assert torch.allclose(composition.predictor(own, 1.0)(2)(x_t, t), f, atol=1e-5)
+    assert torch.allclose(composition.predictor(own, 2.5)(2)(x_t, t), u + 2.5 * (f - u), atol=1e-5)
+    own.facts = Facts(task="positions", learner="drawing")
+    own.network = DrawingUNet(**SMALL, cond_size=2)
+    with pytest.raises(UserError, match=r"guidance 2: .*places alone"):
+        Composition(KINDS["positions"], [(0.3, 0.4)]).predictor(own, 2.0)
 
 
 def test_most_attributes_are_known_in_its_training(tmp_path, clevr_root):
