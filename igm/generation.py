@@ -25,6 +25,7 @@ from igm.settings import SettingError, Settings, not_negative_float, positive, s
 GENERATING = 11  # stream of random numbers
 NEGATIVE = -0.5  # weight of a concept that shall not be there
 STEERED = 1.5  # guidance of separable networks: at 1 their objects are faint (docs/generation.md)
+SHAPED = 2.0  # of networks that draw: at 1 fewer shapes are as asked
 TEXT_GUIDANCE = 7.5  # of Stable Diffusion, as diffusers has it
 
 
@@ -48,6 +49,8 @@ def own_guidance(denoiser: Denoiser) -> float:
     """
     if isinstance(denoiser, StableDiffusion):
         return TEXT_GUIDANCE if denoiser.facts.classes is None else 1.0
+    if denoiser.facts.draws and denoiser.facts.vocabulary:
+        return SHAPED
     return STEERED if denoiser.is_separable else 1.0
 
 

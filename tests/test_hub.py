@@ -107,7 +107,7 @@ def refusal(call) -> str:
 
 
 def test_shipped_models_have_names(tmp_path, monkeypatch):
-    assert list_models() == ["animals-mini", "celeba-mini", "clevr-mini", "clevr-scene-mini"]
+    assert list_models() == ["animals-mini", "celeba-mini", "clevr-mini", "clevr-scene-draw", "clevr-scene-mini"]
     assert resolve("clevr-mini") == SHIPPED / "clevr-mini" and not is_pipeline(SHIPPED / "clevr-mini")
     assert is_pipeline(resolve("animals-mini")) and Denoiser.from_pretrained("celeba-mini").cond_size == 6
     monkeypatch.chdir(tmp_path)

@@ -39,10 +39,11 @@ class Reading:
 
 @functools.cache
 def model() -> Any:
-    """The shipped model of whole scenes."""
+    """The shipped model of whole scenes, and the one that draws them."""
     loaded = load_model()
     if not isinstance(loaded, PositionModel):
         raise UserError(f"the page needs a model of scenes, not a {type(loaded).__name__}")
+    _ = loaded.drawer  # loaded now, and not for the first visitor who edits
     return loaded
 
 

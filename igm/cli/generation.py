@@ -74,7 +74,7 @@ class AskedSettings(Settings):
 class PlaceSettings(Settings):
     """With which model, and where to."""
 
-    checkpoint: str = setting("clevr-scene-mini", "shipped name, folder, or hub id")
+    checkpoint: str = setting("clevr-scene-draw", "shipped name, folder, or hub id")
     out: str = setting("outputs/generated", "new folder of the pictures", kind=path, determines=False)
     device: str | None = setting(None, "cuda, mps or cpu (default: the best there is)", determines=False)
     revision: str | None = setting(None, "branch, tag or commit on the hub")
