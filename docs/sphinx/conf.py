@@ -19,7 +19,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sourc
 root_doc = "README"
 include_patterns = ["*.md", "docs/**", "examples/README.md", "data/README.md", "models/pretrained/*/README.md"]
 exclude_patterns = [".*", "site", "outputs", "igm", "tests", "configs"]
-SHIPPED = ("clevr-scene-mini", "clevr-mini", "celeba-mini", "animals-mini")
+SHIPPED = ("clevr-scene-mini", "clevr-scene-draw", "clevr-mini", "celeba-mini", "animals-mini")
 NAVIGATION = {
     "Start": ["The README <README>", "What is where <docs/README>", "The method <docs/method>"],
     "Use": [
