@@ -92,15 +92,27 @@ def weighted_predictor(
     return predict
 
 
-def guided(
-    asked: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-    plain: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+def guided_predictor(
+    denoiser: Denoiser,
+    conds: torch.Tensor,
+    plain: torch.Tensor,
+    weights: torch.Tensor,
     guidance: float,
+    num_images: int,
 ) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """u + g (f - u), with f the prediction of `asked` and u of `plain`: classifier-free guidance (Ho and Salimans 2022)."""
+    """As `weighted_predictor`, of u + g (f - u): classifier-free guidance (Ho and Salimans 2022).
+
+    Args:
+        conds, plain: concepts (P, D) of f and of u, which have the same weights (P,). guidance: g.
+    """
+    real = weights != 0
+    pair_conds = torch.cat([own[real].repeat(num_images, 1) for own in (conds, plain)])  # (2 B P, D)
+    pair_weights = weights[real].repeat(2 * num_images)  # (2 B P,)
+    index = torch.arange(2 * num_images, device=conds.device).repeat_interleave(int(real.sum()))  # (2 B P,)
 
     def predict(x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        u = plain(x_t, t)
-        return u + guidance * (asked(x_t, t) - u)
+        both = denoiser.predict_weighted(torch.cat([x_t, x_t]), torch.cat([t, t]), pair_conds, pair_weights, index)
+        f, u = both.chunk(2)  # (B, C, H, W) each
+        return u + guidance * (f - u)
 
     return predict

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from igm import UserError
-from igm.composition import entering_weights, guided, weighted_predictor
+from igm.composition import entering_weights, guided_predictor, weighted_predictor
 from igm.facts import Facts
 from igm.figures.style import as_pil
 from igm.inference.draws import image_generators
@@ -134,11 +134,7 @@ class Composition:
         if conds.shape[1] == 2:
             raise UserError(f"guidance {guidance:g}: the model draws places alone, and has nothing to lead away from")
         unknown = torch.cat([conds[:, :2], torch.zeros_like(conds[:, 2:])], dim=1)  # (K, D)
-        return lambda number: guided(
-            weighted_predictor(denoiser, conds, weights, number),
-            weighted_predictor(denoiser, unknown, weights, number),
-            guidance,
-        )
+        return lambda number: guided_predictor(denoiser, conds, unknown, weights, guidance, number)
 
 
 @torch.no_grad()

@@ -21,6 +21,7 @@ from .shelf import Shelf
 MOST_OBJECTS = 12  # in a picture, on this page
 DRAWN = (3, 8)  # objects of a random scene
 SETTINGS: dict[str, Any] = {"max_objects": 10}  # of `igm.inference.settings.PursuitSettings`
+STEPS = 30  # of the sampler where a scene is drawn again: fewer than the default, for an answer within a second
 SHELF = Shelf(most=24, seconds=30 * 60)  # about 20 MB a picture
 
 
@@ -138,5 +139,5 @@ def drawn_again(payload: Any, strength: float) -> tuple[Reading, Image.Image]:
     reading, edit = edited(payload)
     if not edit.objects:
         raise UserError("The scene is empty; add an object.")
-    picture = edit.render(strength=float(strength))
+    picture = edit.render(strength=float(strength), num_steps=STEPS)
     return reading, picture.resize(reading.measured.image.size, Image.Resampling.BICUBIC)
