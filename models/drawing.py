@@ -21,6 +21,9 @@ class DrawingUNet(LocalConcepts, SharedTrunkUNet):
         rank: numbers at each place that the objects show.
     """
 
+    composition = "sum"
+    learner = "drawing"  # the only one that may train it, as no method infers with it
+
     @register_to_config
     def __init__(
         self,
@@ -38,9 +41,6 @@ class DrawingUNet(LocalConcepts, SharedTrunkUNet):
         super().__init__()
         self.build_trunk(sample_size, in_channels + rank, block_out_channels, layers_per_block, attention, in_channels)
         self.build_phi(windows, hidden, rank, cond_size)
-
-    composition = "sum"
-    learner = "drawing"  # the only one that may train it, as no method infers with it
 
     def encode(self, x_t: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """What concepts share: nothing but the question."""

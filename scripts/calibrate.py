@@ -50,6 +50,10 @@ def main() -> None:
     if not file.is_file():
         raise ModelError(f"--checkpoint {images.checkpoint} has no {file}, so that its task is unknown; name another")
     facts = Facts.read(file.parent)
+    if facts.draws:
+        raise ModelError(
+            f"--checkpoint {images.checkpoint} draws scenes and infers nothing, so there is nothing to measure"
+        )
     task = find_task(facts.task or "positions", file)
     dataset = task.calibration_images(
         find_reader(task.refines or task.name), images, facts

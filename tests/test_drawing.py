@@ -190,6 +190,9 @@ def test_a_training_draws_and_infers_nothing(run_main, training_args, clevr_root
     assert isinstance(load_model(checkpoint, "cpu"), DrawingModel)
     code, _, err = run_main("eval_clevr", "--dataset_root", clevr_root, "--checkpoint", checkpoint)
     check_refused(code, err.splitlines()[-1], "was trained as drawing", "another")
+    code, _, err = run_main("scripts.calibrate", "--checkpoint", checkpoint, "--dataset_root", clevr_root)
+    check_refused(code, err.splitlines()[-1], "draws scenes and infers nothing")
+    assert DrawingLearner(denoiser()).inference_model() is None
     code, _, err = run_main("train_clevr", *train, "--learner", "compositional")
     check_refused(code, err.splitlines()[-1], "--unet_config", "--learner drawing")
     code, _, err = run_main("train_clevr", *train, "--unet_config", "configs/clevr-2D-pos/unet")

@@ -85,7 +85,7 @@ class CompositionalLearner(Learner):
         noise = Noise(batch["t"], batch["eps"])
         return self.error(x_0, noise, batch)
 
-    def inference_model(self) -> Denoiser:
+    def inference_model(self) -> Denoiser | None:
         """The denoiser."""
         return self.denoiser
 

@@ -50,7 +50,6 @@ class Learner(ABC):
     draws: ClassVar[bool] = False  # whether it makes validation pictures
     any_cond_size: ClassVar[bool] = False  # whether its network is built for the data's conditions, whatever their size
     sees_conds: ClassVar[bool] = False  # whether conditions are what its network is given, not what it is to say
-
     forgetting: ClassVar[Forgetting] = Forgetting()  # of those conditions, where they say what an object is
 
     def __init__(self, network: nn.Module, facts: Facts):
