@@ -32,7 +32,7 @@ class ClevrData(ObjectLabels, DataSettings):
     vary: float | None = setting(None, "share of the pictures with other colours and framings", kind=share)
 
 
-def load_data(data: ClevrData, forgetting: Forgetting) -> tuple[Any, Any, Facts]:
+def load_data(data: ClevrData, forgetting: Forgetting, mistakes: bool) -> tuple[Any, Any, Facts]:
     """Training scenes (some attributes made unknown), those of the validation pictures (or training ones), facts."""
     root, counts = data.dataset_root, data.object_counts
     kind, own = data.find(root, "positions")
@@ -46,14 +46,14 @@ def load_data(data: ClevrData, forgetting: Forgetting) -> tuple[Any, Any, Facts]
     val = data.split.replace("train", "val") if "train" in data.split else "val"
     held_out = partial(find_task(facts.task).open, facts, False, opener, root, val, counts)
     if data.vary or (objects and forgetting != NOTHING):
-        dataset = VariedScenes(dataset, Variation(share=data.vary or 0.0), forgetting)
+        dataset = VariedScenes(dataset, Variation(share=data.vary or 0.0), forgetting, mistakes=mistakes)
     return dataset, or_training(dataset, held_out), facts
 
 
 def main() -> None:
     """Train what the command line asks for."""
     data, job = read_training(__doc__, ClevrData, "clevr-2D-pos", task="positions", tracker_project_name="clevr")
-    start_training(job, *load_data(data, job.learner.forgetting if job.learner.sees_conds else NOTHING))
+    start_training(job, *load_data(data, job.learner.forgetting, job.learner.contrasts(job.training)))
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ class Item(Concepts):
 
     pixel_values: NotRequired[torch.Tensor]  # (3, R, R) float32 in [-1, 1]
     image_id: Required[str]  # unique in the dataset
+    mistaken: NotRequired[torch.Tensor]  # (K, D), `conds` with one wrong value
 
 
 class Dataset(Protocol):

@@ -14,7 +14,7 @@ from igm.data.dataset import Item
 from igm.data.framing import Frame, cut
 from igm.data.images import decode_image, squeezed, to_range
 from igm.data.positions import PositionDataset
-from igm.data.vocabulary import Vocabulary, blocks, forget
+from igm.data.vocabulary import Vocabulary, blocks, forget, mistake
 
 
 @dataclass(frozen=True)
@@ -53,13 +53,22 @@ NOTHING = Forgetting(0, 0)  # for networks that are to say what an object is, an
 class VariedScenes(torch.utils.data.Dataset):
     """A dataset whose pictures were all decoded once, and can be varied: `varied` draws a variation, indexing gives none.
 
-    Where its conditions hold attributes, `varied` makes some unknown (`Forgetting`), and the colour where it changed it.
+    Where its conditions hold attributes, `varied` makes some unknown (`Forgetting`), and the colour where it changed it;
+    with `mistakes`, its items also have `mistaken` (K, D): the conditions with one wrong value.
 
     Memory: 3 bytes per pixel of the files, and of the resized pictures (520 MB for 6,000 of 192x128).
     """
 
-    def __init__(self, dataset: PositionDataset, variation: Variation, forgetting: Forgetting | None = None):
+    def __init__(
+        self,
+        dataset: PositionDataset,
+        variation: Variation,
+        forgetting: Forgetting | None = None,
+        *,
+        mistakes: bool = False,
+    ):
         self.dataset, self.variation, self.forgetting = dataset, variation, forgetting or Forgetting()
+        self.mistakes = mistakes
         self.vocabulary: Vocabulary = getattr(dataset, "vocabulary", {})
         self.num_skipped, self.resolution = dataset.num_skipped, dataset.resolution
         paths = [dataset.path_of(i) for i in range(len(dataset.files))]
@@ -103,6 +112,8 @@ class VariedScenes(torch.utils.data.Dataset):
         if self.vocabulary:
             block = self.forgetting.block if len(self.vocabulary) > 1 else 0.0
             item["conds"] = forget(item["conds"], self.vocabulary, rng, self.forgetting.whole, block)
+            if self.mistakes:
+                item["mistaken"] = mistake(item["conds"], self.vocabulary, rng)
         return item
 
     def with_new_look(self, i: int, rng: np.random.Generator) -> Item:

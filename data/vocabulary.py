@@ -60,6 +60,20 @@ def forget(
     return conds * known
 
 
+def mistake(conds: torch.Tensor, vocabulary: Vocabulary, rng: np.random.Generator) -> torch.Tensor:
+    """Conditions (K, D) in which one known value of one object is another one; as they are where nothing is known.
+
+    The object with its attribute, and the wrong value, are drawn uniformly.
+    """
+    told = conds.numpy()
+    known = [(row, part) for _, part in blocks(vocabulary) for row in np.flatnonzero(told[:, part].any(1))]
+    wrong = conds.clone()
+    if known:
+        row, part = known[int(rng.integers(len(known)))]
+        wrong[row, part] = conds[row, part].roll(int(rng.integers(1, max(2, part.stop - part.start))))
+    return wrong
+
+
 def as_vocabulary(values: Mapping[str, Sequence[str]] | None) -> Vocabulary:
     """Plain JSON as a vocabulary."""
     return {name: tuple(own) for name, own in (values or {}).items()}

@@ -7,6 +7,7 @@ import torch
 from igm.models.denoiser import Denoiser
 
 OFFSET_NOISE_STRENGTH = 0.1  # the published code's constant
+CONTRAST_SCALE = 5.0  # squared error that makes concepts e times less believed
 
 
 @dataclass
@@ -72,16 +73,29 @@ def composed_error(
     weights: torch.Tensor,
     index: torch.Tensor,
 ) -> torch.Tensor:
-    """Denoising error of one composition per image, on one draw per image.
+    """Denoising error of one composition per image, or of several, on one draw per image.
 
     Args:
         x_0: latents (B, C, H, W). noise: B draws.
-        conds, weights, index: the P packed pairs of `composition.pack`.
+        conds, weights, index: the P packed pairs of `composition.pack`; weights (S, P) are of S compositions.
 
     Returns:
-        error (B,): squared error, mean over C, H, W.
+        error (B,) or (S, B): squared error, mean over C, H, W.
     """
     x_t = denoiser.add_noise(x_0, noise.eps, noise.t)
-    prediction = denoiser.predict_composed(x_t, noise.t, conds, weights, index)  # (B, C, H, W)
+    prediction = denoiser.predict_composed(x_t, noise.t, conds, weights, index)  # (..., B, C, H, W)
     target = denoiser.target(x_0, noise.eps, noise.t)
-    return (target - prediction).square().flatten(1).mean(1)
+    return (target - prediction).square().mean((-3, -2, -1))
+
+
+def contrastive_error(error: torch.Tensor, mistaken: torch.Tensor, size: int) -> torch.Tensor:
+    """How badly the true concepts are told from mistaken ones (B,): -log of the share of belief that is theirs.
+
+    Belief in concepts is exp(-||y - f_w||^2 / CONTRAST_SCALE), as inference compares them by their squared errors alone.
+    Lowering it sharpens what a network says of an attribute whose trace in the picture is small, where the denoising
+    error of the truth alone hardly tells.
+
+    Args:
+        error, mistaken: mean squared errors (B,) under either, on the same draw. size: numbers that they are means of.
+    """
+    return torch.nn.functional.softplus(size * (error - mistaken) / CONTRAST_SCALE)

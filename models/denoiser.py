@@ -162,10 +162,11 @@ class Denoiser(nn.Module):
         """The prediction of each image's composition: sum_k w_k f_k, or what the network was trained with.
 
         Args:
-            x_t, t, conds, index: as in `predict_pairs`. weights: (P,), w_k, 1 / K of each image; 0 for padding.
+            x_t, t, conds, index: as in `predict_pairs`. weights: (P,), w_k, 1 / K of each image, 0 for padding; or (S, P)
+                of S compositions.
 
         Returns:
-            predictions (B, C, H, W), float32.
+            predictions (B, C, H, W) or (S, B, C, H, W), float32.
         """
         if self.composes:
             weights = getattr(self.network, "module", self.network).weights_in_sum(weights)
@@ -179,8 +180,9 @@ class Denoiser(nn.Module):
             with autocast(self.device, self.precision):
                 return self.network(x_t, t, conds, index, weights).float()
         predictions = self.predict_pairs(x_t, t, conds, index)
-        weighted = predictions * weights.view(-1, 1, 1, 1).to(predictions)
-        return weighted.new_zeros(len(x_t), *predictions.shape[1:]).index_add(0, index, weighted)
+        weighted = predictions * weights[..., None, None, None].to(predictions)  # (..., P, C, H, W)
+        start = weighted.new_zeros(*weights.shape[:-1], len(x_t), *predictions.shape[1:])
+        return start.index_add(-4, index, weighted)
 
     def trial_pass(self, network: nn.Module, rows: int, images: int) -> torch.Tensor:
         """What `network`, of this one's kind, predicts for `rows` empty pairs of `images`, on the default device."""

@@ -109,15 +109,15 @@ class LocalConcepts:
         index: torch.Tensor,
         weights: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Predict for pairs (image, concept), or, with `weights`, for each image the composition of its pairs.
+        """Predict for pairs (image, concept), or, with `weights`, for each image the composition of its pairs, or several.
 
         Args:
             x_t: noisy latents (B, C, H, W). t: timesteps (B,). conds: concepts (P, D).
             index: (P,), the row of `x_t` that each concept belongs to.
-            weights: (P,), a_k of each pair, 0 for padding.
+            weights: (P,), a_k of each pair, 0 for padding; or (S, P), of S compositions each.
 
         Returns:
-            predictions (P, C, H, W); with `weights` (B, C, H, W).
+            predictions (P, C, H, W); with `weights` (B, C, H, W) or (S, B, C, H, W).
         """
         shared = self.encode(x_t, t)
         if weights is None:
@@ -138,9 +138,9 @@ class LocalConcepts:
         raise NotImplementedError
 
     def summed(self, conds: torch.Tensor, weights: torch.Tensor, index: torch.Tensor, num_images: int) -> torch.Tensor:
-        """m (B, R, H, W) of concepts (P, D), weights a_k (P,) and the images that they belong to, index (P,)."""
-        each = self.phi(conds) * weights[:, None, None, None]  # (P, R, H, W)
-        return each.new_zeros(num_images, *each.shape[1:]).index_add(0, index, each)  # (B, R, H, W)
+        """m (..., B, R, H, W) of concepts (P, D), weights a_k (..., P) and the images that they belong to, index (P,)."""
+        each = self.phi(conds) * weights[..., None, None, None]  # (..., P, R, H, W)
+        return each.new_zeros(*each.shape[:-4], num_images, *each.shape[-3:]).index_add(-4, index, each)
 
     def phi(self, conds: torch.Tensor) -> torch.Tensor:
         """The R numbers of each concept (P, D) at each place: (P, R, H, W), twice differentiable in the concept."""
@@ -198,7 +198,7 @@ class SeparableUNet(LocalConcepts, SeparableTrunk):
         self.mix = nn.Linear(rank, in_channels, bias=False)  # W
 
     def compose(self, shared: tuple[torch.Tensor, torch.Tensor], m: torch.Tensor) -> torch.Tensor:
-        """The prediction (B, C, H, W) under m (B, R, H, W), from what `encode` gave: f_0 + W (B * m)."""
+        """The prediction (..., B, C, H, W) under m (..., B, R, H, W), from what `encode` gave: f_0 + W (B * m)."""
         start, features = shared
         return start + self.mixed(features * m.to(features.dtype))
 

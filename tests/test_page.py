@@ -3,7 +3,9 @@
 import json
 import os
 import shutil
+import socket
 import struct
+import subprocess
 import sys
 import threading
 import time
@@ -214,6 +216,16 @@ def test_the_server_goes_on_after_bad_uploads(address, tmp_path):
             client.predict(handle_file(tmp_path / name), api_name="/upload")
     board = client.predict(handle_file(SCENE), api_name="/upload")[1]
     assert board["objects"] and "sphere" not in json.dumps(board["objects"])
+
+
+@pytest.mark.parametrize(("port", "mend"), [("0", "from 1 to 65535"), ("x", "invalid"), (None, "give another")])
+def test_a_port_that_cannot_be_used_is_refused_at_once(port, mend):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        command = [sys.executable, ROOT / "demo" / "app.py", "--port", port or str(taken.getsockname()[1])]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and mend in done.stderr.splitlines()[-1]
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from .reading import Reading
 CURVE = "<h3>Denoising error against the number of objects</h3>"
 HEAT = "<h3>What one more object would change</h3>"
 NOTE = "Orange: one more object there would lower the error, so something is unexplained. Blue: it would raise it."
-SEEKING = "First look. The number is now judged on fresh noise, and each object is asked what it is: 1 to 2 s."
+SEEKING = "First look. The number is now judged on fresh noise, and each object is asked what it is: 1 to 3 s."
 
 
 def table(reading: Reading) -> str:

@@ -92,6 +92,7 @@ class JointLabelLearner(CompositionalLearner):
 
     name, task = "joint_label", "attributes"
     suffix = "gc"
+    idle_options = frozenset({"contrast"})  # one prediction for all concepts
 
     @staticmethod
     def collate(items: Sequence[Mapping[str, Any]], static_shapes: bool = False) -> dict[str, torch.Tensor]:

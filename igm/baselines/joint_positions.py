@@ -6,17 +6,15 @@ order, so that the prediction is a function of the SET of positions; padded ones
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import nn
 
-from igm.facts import Facts
 from igm.inference.gradient import Gradient, check_finite, infer_by_descent, real_concepts
 from igm.inference.method import check_counts, register
 from igm.inference.settings import GradientSettings
 from igm.inference.types import Inferred, Posterior
-from igm.models import ModelError
 from igm.models.denoiser import Denoiser
 from igm.models.precision import autocast
 from igm.models.unet import JointPositionUNet
@@ -24,7 +22,6 @@ from igm.objective import Noise
 from igm.resources import CONFIGS
 from igm.training.compositional import CompositionalLearner, stacked
 from igm.training.learner import Batch, Item
-from igm.training.settings import ModelSettings, TrainSettings
 
 
 def predict_joint(
@@ -43,15 +40,9 @@ class JointPositionsLearner(CompositionalLearner):
 
     name, task = "joint_label", "positions"
     suffix = "gc"
+    idle_options = frozenset({"contrast"})  # one prediction for all concepts
     defaults = {"unet_config": str(CONFIGS / "clevr-gc" / "config.json")}
-
-    @classmethod
-    def build(cls, model: ModelSettings, training: TrainSettings, facts: Facts) -> Self:
-        """As that of the compositional learner; the network must be one for sets of positions."""
-        learner = super().build(model, training, facts)
-        if not isinstance(learner.network, JointPositionUNet):
-            raise ModelError(f"--unet_config {model.unet_config} is of no JointPositionUNet; leave it out for the GC's")
-        return learner
+    network_class = JointPositionUNet
 
     @staticmethod
     def collate(items: Sequence[Item], static_shapes: bool = False) -> Batch:

@@ -24,7 +24,7 @@ from igm.training.settings import ModelSettings, TrainSettings
 NO_DIFFUSION = frozenset(
     {
         *("scheduler_config", "pretrained_model_name", "revision", "gradient_checkpointing", "no_latent_cache"),
-        *("enable_xformers_memory_efficient_attention", "offset_noise", "snr_gamma", "t_logit_normal"),
+        *("enable_xformers_memory_efficient_attention", "offset_noise", "snr_gamma", "contrast", "t_logit_normal"),
         *("num_validation_images", "val_batch_size", "validation_scheduler"),
     }
 )  # options without effect where nothing is noised, encoded or generated

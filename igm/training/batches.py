@@ -176,6 +176,6 @@ def pad_pairs(
     step = math.ceil(most / NUM_BUCKETS)
     missing = -len(conds) % step
     repeated = torch.cat([torch.arange(len(conds)), torch.zeros(missing, dtype=torch.long)])  # (P',)
-    padded = weights[repeated]
-    padded[len(conds) :] = 0
+    padded = weights[..., repeated]
+    padded[..., len(conds) :] = 0
     return conds[repeated], padded, index[repeated]

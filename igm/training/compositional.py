@@ -1,9 +1,10 @@
 """The method's own learner: E || y - f_w(x_t, t) ||^2, where f_w = sum_k w_k f(x_t, t | c_k), over the network."""
 
 import dataclasses
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import nn
@@ -11,13 +12,14 @@ from torch.utils.data import default_collate
 
 from igm import warn
 from igm.composition import pack
+from igm.data.varied import Forgetting
 from igm.facts import Facts
 from igm.models import ModelError
 from igm.models.attention import idle_parameters, use_single_token_attention
 from igm.models.codec import DEFAULT_MODEL, Codec, codec_fingerprint, load_codec
 from igm.models.denoiser import Denoiser, build_denoiser, check_resolution, load_network
 from igm.models.unet import one_line
-from igm.objective import Noise, composed_error, snr_weights
+from igm.objective import Noise, composed_error, contrastive_error, snr_weights
 from igm.training.batches import StepNoise, pad_pairs
 from igm.training.codecs import is_unfitted, unfitted_codec
 from igm.training.learner import Batch, Item, Learner
@@ -34,14 +36,17 @@ class CompositionalLearner(Learner):
 
     Args:
         denoiser: network, schedule, codec and facts. snr_gamma: of min-SNR weights, None for equal weights.
+        contrast: weight of telling concepts from mistaken ones, where the batches have these; None for none.
     """
 
     name = "compositional"
     draws = sees_conds = True
+    forgetting = Forgetting()
+    network_class: ClassVar[type[nn.Module] | None] = None  # of its networks, where it is for one kind
 
-    def __init__(self, denoiser: Denoiser, snr_gamma: float | None = None):
+    def __init__(self, denoiser: Denoiser, snr_gamma: float | None = None, contrast: float | None = None):
         super().__init__(denoiser.network, denoiser.facts)
-        self.denoiser, self.snr_gamma = denoiser, snr_gamma
+        self.denoiser, self.snr_gamma, self.contrast = denoiser, snr_gamma, contrast
         self.scheduler: Any = denoiser.scheduler
 
     @classmethod
@@ -49,33 +54,54 @@ class CompositionalLearner(Learner):
         """A trainable network in float32 with a frozen codec.
 
         Raises:
-            ModelError: also for a network that another learner is for.
+            ModelError: also for a network that another learner is for, and a contrast where there is nothing to mistake.
         """
+        if cls.contrasts(training) and not facts.vocabulary:
+            raise ModelError(
+                "--contrast needs attributes of objects, to mistake one; add --fields all, or leave it out"
+            )
         denoiser = fresh_denoiser(model, facts)
         if (own := getattr(denoiser.network, "learner", cls.name)) != cls.name:
             raise ModelError(f"--unet_config {model.unet_config} is of a network for --learner {own}; add that")
-        return cls(denoiser, training.snr_gamma)
+        if cls.network_class is not None and not isinstance(denoiser.network, cls.network_class):
+            kind = cls.network_class.__name__
+            raise ModelError(f"--unet_config {model.unet_config} is of no {kind}; leave it out for the default one")
+        return cls(denoiser, training.snr_gamma, training.contrast)
+
+    @classmethod
+    def contrasts(cls, training: TrainSettings) -> bool:
+        """Whether items with mistaken conditions are wanted."""
+        return training.contrast is not None and "contrast" not in cls.idle_options
 
     @staticmethod
     def collate(items: Sequence[Item], static_shapes: bool = False) -> Batch:
-        """Images as the items hold them (B, ...); `conds` (P, ...), `weights` (P,) and `index` (P,) of `pack`."""
+        """Images as the items hold them (B, ...); `conds` (P, ...), `weights` (P,) and `index` (P,) of `pack`.
+
+        Where items also hold `mistaken` conditions, weights (2, P) are of the true compositions and of those.
+        """
         both = stacked(items)
         conds, weights, index = pack(both["conds"], both["mask"])
+        if "mistaken" in both:
+            conds, weights, index = with_mistaken(conds, weights, index, pack(both["mistaken"], both["mask"])[0])
         if static_shapes:
             conds, weights, index = pad_pairs(conds, weights, index, both["mask"].numel())
         return {"conds": conds, "weights": weights, "index": index, **{n: both[n] for n in IMAGES if n in both}}
 
     def loss(self, batch: Batch) -> torch.Tensor:
-        """Mean denoising error of the composition, weighted where that is asked for."""
-        error = self.held_out_error(batch)  # (B,)
+        """Mean denoising error of the composition, weighted where that is asked for; and the contrast to a mistaken one."""
+        errors = self.held_out_error(batch)  # (B,), or (2, B) of the true and the mistaken ones
+        error = errors if errors.ndim == 1 else errors[0]  # (B,)
         if self.snr_gamma is not None:
             kind = self.scheduler.config.prediction_type
             abar: Any = self.denoiser.alphas_cumprod
             error = error * snr_weights(abar, batch["t"], self.snr_gamma, kind)
-        return error.mean()
+        if errors.ndim == 1 or self.contrast is None:
+            return error.mean()
+        told = contrastive_error(errors[0], errors[1], math.prod(batch["eps"].shape[1:]))  # (B,)
+        return error.mean() + self.contrast * told.mean()
 
     def held_out_error(self, batch: Batch) -> torch.Tensor:
-        """Denoising error (B,) of each image's composition, without weights."""
+        """Denoising error (B,) of each image's composition, without weights; (2, B) where the batch has two of each."""
         if "posterior_mean" in batch:
             mean, std = batch["posterior_mean"], batch["posterior_std"]  # (B, C, H, W) each
         else:
@@ -90,7 +116,7 @@ class CompositionalLearner(Learner):
         return self.denoiser
 
     def error(self, x_0: torch.Tensor, noise: Noise, batch: Batch) -> torch.Tensor:
-        """Denoising error (B,) of each image's composition, x_0 (B, C, H, W), on one draw each."""
+        """Denoising error (..., B) of each image's composition, x_0 (B, C, H, W), on one draw each."""
         return composed_error(self.denoiser, x_0, noise, batch["conds"], batch["weights"], batch["index"])
 
     def identity(self) -> dict[str, Any]:
@@ -142,8 +168,20 @@ class CompositionalLearner(Learner):
 
 
 def stacked(items: Sequence[Item]) -> Batch:
-    """`conds` (B, K, D) and `mask` (B, K) of some items, and their images as they hold them."""
-    return default_collate([{n: item[n] for n in ("conds", "mask", *IMAGES) if n in item} for item in items])
+    """`conds` (B, K, D) and `mask` (B, K) of some items, and their images, and mistaken conditions, as they hold them."""
+    return default_collate(
+        [{n: item[n] for n in ("conds", "mask", "mistaken", *IMAGES) if n in item} for item in items]
+    )
+
+
+def with_mistaken(
+    conds: torch.Tensor, weights: torch.Tensor, index: torch.Tensor, mistaken: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Packed concepts, and those of `mistaken` (P, D) that differ: conds (P', D), index (P',), and weights (2, P') of the
+    compositions as they are and with the mistaken ones in their place."""
+    wrong = (mistaken != conds).any(1)  # (P,)
+    both = torch.stack([torch.cat([weights, 0 * weights[wrong]]), torch.cat([weights * ~wrong, weights[wrong]])])
+    return torch.cat([conds, mistaken[wrong]]), both, torch.cat([index, index[wrong]])
 
 
 def fresh_denoiser(model: ModelSettings, facts: Facts) -> Denoiser:

@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from igm import UserError
-from igm.data.varied import Forgetting
+from igm.data.varied import NOTHING, Forgetting
 from igm.facts import FACTS_FILE, Facts
 from igm.files import replace_json
 from igm.models.codec import Codec
@@ -50,7 +50,7 @@ class Learner(ABC):
     draws: ClassVar[bool] = False  # whether it makes validation pictures
     any_cond_size: ClassVar[bool] = False  # whether its network is built for the data's conditions, whatever their size
     sees_conds: ClassVar[bool] = False  # whether conditions are what its network is given, not what it is to say
-    forgetting: ClassVar[Forgetting] = Forgetting()  # of those conditions, where they say what an object is
+    forgetting: ClassVar[Forgetting] = NOTHING  # of those conditions, where they say what an object is
 
     def __init__(self, network: nn.Module, facts: Facts):
         self.network: Any = network  # its config, and how it is saved, are diffusers'
@@ -67,6 +67,11 @@ class Learner(ABC):
         Raises:
             ModelError: the configs do not describe what it trains; one line with the mend.
         """
+
+    @classmethod
+    def contrasts(cls, training: TrainSettings) -> bool:
+        """Whether items with mistaken conditions are wanted; only one that composes has a use for them."""
+        return False
 
     @staticmethod
     @abstractmethod

@@ -91,6 +91,9 @@ class TrainSettings(Settings):
     snr_gamma: float | None = setting(
         None, "min-SNR weights of the error; 5 is usual (default: equal weights)", kind=positive_float
     )
+    contrast: float | None = setting(
+        None, "weight of telling the true attributes of objects from a wrong one (default: none)", kind=positive_float
+    )
     t_logit_normal: tuple[float, float] | None = setting(
         None,
         "draw timesteps so, as Stable Diffusion 3 (default: uniformly)",

@@ -1,0 +1,108 @@
+"""Seconds that a visitor of the page waits, in a real browser that shares the cores with the server.
+
+Needs Chromium with its driver (Debian: chromium, chromium-driver). Times are medians over drawn scenes of 3 to 8 objects:
+from the click until the first look's marks are on the page, and until the judged number with what each object is.
+
+Example:
+    python benchmarks/page_speed.py --num_scenes 10
+"""
+
+import os
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+
+from igm.cli.launch import run
+from igm.cli.options import Parser
+from igm.settings import positive
+
+FLAGS = ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--window-size=1280,1150")
+APP = Path(__file__).resolve().parents[1] / "demo" / "app.py"
+
+
+def wait(what: Callable[[], object], seconds: float = 120) -> float:
+    """Until `what` is true; return the time then."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if what():
+            return time.monotonic()
+        time.sleep(0.02)
+    raise TimeoutError("the page did not show it")
+
+
+def answers(address: str) -> bool:
+    """Whether the server is up."""
+    try:
+        return bool(urllib.request.urlopen(address, timeout=5).status == 200)
+    except OSError:
+        return False
+
+
+def open_browser() -> webdriver.Chrome:
+    """A headless Chromium of this machine."""
+    os.environ["SE_OFFLINE"] = "true"
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(shutil.which("chromium"))
+    for flag in FLAGS:
+        options.add_argument(flag)
+    return webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
+
+
+def visit(browser: webdriver.Chrome, num_scenes: int) -> list[tuple[float, float]]:
+    """For each drawn scene the seconds until its first marks, and until its judged number."""
+
+    def script(text: str) -> object:
+        return browser.execute_script(f"return {text}")
+
+    picture = "document.querySelector('#igm-scene image')?.getAttribute('href')"
+    line = "document.querySelector('#igm-summary')?.innerText || ''"
+    wait(lambda: "found" in str(script(line)))
+    times = []
+    for _ in range(num_scenes + 1):  # the first one warms up
+        before = script(picture)
+        (button,) = [own for own in browser.find_elements(By.TAG_NAME, "button") if own.text == "Draw a scene"]
+        start = time.monotonic()
+        button.click()
+        marks = wait(lambda old=before: script(picture) not in (old, None))
+        judged = wait(lambda: "found" in str(script(line)))
+        times.append((marks - start, judged - start))
+        time.sleep(0.5)
+    return times[1:]
+
+
+def main() -> None:
+    parser = Parser(__doc__)
+    parser.add_argument("--num_scenes", type=positive, default=10, help="drawn scenes")
+    options = parser.parse_args()
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+    address, begun = f"http://127.0.0.1:{port}", time.monotonic()
+    server = subprocess.Popen([sys.executable, APP, "--port", str(port)], stdout=subprocess.DEVNULL)
+    try:
+        wait(lambda: answers(address))
+        print(f"up after {time.monotonic() - begun:.1f} s")
+        browser = open_browser()
+        try:
+            browser.get(address)
+            times = visit(browser, options.num_scenes)
+        finally:
+            browser.quit()
+    finally:
+        server.terminate()
+        server.wait()
+    for name, seconds in zip(("first marks", "judged number"), zip(*times, strict=True), strict=True):
+        print(f"{name}: median {statistics.median(seconds):.2f} s, {min(seconds):.2f} to {max(seconds):.2f}")
+
+
+if __name__ == "__main__":
+    run(main)
