@@ -1,6 +1,7 @@
 """Models on the hub, and back again: against a hub of the test's own on this machine."""
 
 import base64
+import dataclasses
 import json
 import threading
 from http.server import ThreadingHTTPServer
@@ -111,6 +112,17 @@ def test_a_model_goes_to_the_hub_and_comes_back(store, capsys):
     scene = ROOT / "sample_images" / "scene.png"
     assert (back(scene, **quick).positions == model(scene, **quick).positions).all()
     one_line(lambda: AttributeModel.from_pretrained("them/scenes"), "PositionModel", "AttributeModel")
+
+
+@pytest.mark.parametrize("partner", ["clevr-scene-mini", "their/reader", None])
+def test_no_folder_of_this_machine_is_told(store, capsys, tmp_path, partner):
+    model = load_model("clevr-mini", device="cpu")
+    model.model.facts = dataclasses.replace(model.model.facts, partner=partner or str(tmp_path))
+    model.push_to_hub("them/pair", token=TOKEN)
+    told = json.loads(store["them/pair"]["igm.json"]).get("partner")
+    assert told == partner
+    assert not any(str(tmp_path).encode() in file for file in store["them/pair"].values())
+    assert ("is left out" in capsys.readouterr().err) == (partner is None)
 
 
 def test_the_default_model_of_whole_scenes_comes_back_as_one(store):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from igm import UserError, say
+from igm import UserError, say, warn
 from igm.facts import FACTS_FILE, Facts
 from igm.files import replace_json
 from igm.hub import EMA_DIR, NETWORK_DIR
@@ -67,9 +67,16 @@ def publish_model(
 ) -> str:
     """Upload a denoiser with these facts, and a card where the repository has none; return the repository's address.
 
+    A partner that is a folder of this machine is left out, which is said: nobody else finds it there.
+
     Raises:
         ModelError: it may not be written, or the hub is out of reach.
     """
+    if facts.partner is not None and Path(facts.partner).is_dir():
+        warn(
+            f"the partner {facts.partner} is a folder of this machine, and is left out; push it, and name its repository"
+        )
+        facts = dataclasses.replace(facts, partner=None)
     repo = create_repository(repo, token, private)
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
