@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from conftest import write_clevr
 
+from igm.average_precision import average_precision, in_3d
 from igm.data.clevr import Clevr
 from igm.data.looks import HEIGHTS, diameters, hidden_shares, lift
 from igm.data.synthetic import clevr as generator
 from igm.data.synthetic import render
 from igm.figures.looks import SeenObject, attributes_by_look, curves_of, hidden_bins, size_bins
-from igm.precision import average_precision, in_3d
 from igm.tasks import find_task
 from igm.tasks.objects import seen_objects
 

@@ -14,6 +14,7 @@ from test_scripts import check_refused
 
 from igm import UserError
 from igm.api import ObjectModel
+from igm.average_precision import average_precision
 from igm.calibration.objects import fit_attribute_scale
 from igm.data import DataError
 from igm.data.clevr import Clevr
@@ -43,7 +44,6 @@ from igm.models import ModelError
 from igm.models.codec import PatchPCA
 from igm.models.denoiser import Denoiser
 from igm.models.separable import SeparableUNet
-from igm.precision import average_precision
 from igm.tasks import find_task
 
 VOCABULARY = {"shape": ("cube", "sphere"), "color": ("blue", "red", "yellow")}

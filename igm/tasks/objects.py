@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from igm.average_precision import average_precision, in_3d
 from igm.calibration.objects import measure_objects
 from igm.calibration.settings import CalibrationImages, CalibrationSettings
 from igm.data.vocabulary import Vocabulary, blocks, decode_objects, names_of, vocabulary_of
@@ -22,7 +23,6 @@ from igm.figures.objects import attribute_confusion, label_of, scene_sheet
 from igm.inference.types import Inferred
 from igm.matching import BORDER_TOLERANCE, HEADLINE_RADIUS, match_points
 from igm.models import ModelError
-from igm.precision import average_precision, in_3d
 from igm.statistics import ratio, share_interval, with_truth
 from igm.tasks import register
 from igm.tasks.columns import keys_of, share_cell, share_columns
@@ -212,8 +212,8 @@ class Objects(Positions):
 
         - attribute_accuracy: share whose attribute is right, by attribute; object_accuracy: share with all right.
         - scene_accuracy: share of images whose number is right, and every object found with all attributes right.
-        - average_precision: as `igm.precision`, by the largest distance of a hit; average_precision_3d: by the literature's
-          distances in the scene, for CLEVR's objects, whose places are lifted from the picture.
+        - average_precision: as `igm.average_precision`, by the largest distance of a hit; average_precision_3d: by
+          the literature's distances in the scene, for CLEVR's objects, whose places are lifted from the picture.
         """
         records = list(records)
         metrics, ci95 = super().score(records)
