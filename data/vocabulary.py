@@ -61,16 +61,17 @@ def forget(
 
 
 def mistake(conds: torch.Tensor, vocabulary: Vocabulary, rng: np.random.Generator) -> torch.Tensor:
-    """Conditions (K, D) in which one known value of one object is another one; as they are where nothing is known.
+    """Conditions (K, D) in which one known value of one object is another one; as they are where there is no other.
 
     The object with its attribute, and the wrong value, are drawn uniformly.
     """
     told = conds.numpy()
-    known = [(row, part) for _, part in blocks(vocabulary) for row in np.flatnonzero(told[:, part].any(1))]
+    parts = [part for name, part in blocks(vocabulary) if len(vocabulary[name]) > 1]
+    known = [(row, part) for part in parts for row in np.flatnonzero(told[:, part].any(1))]
     wrong = conds.clone()
     if known:
         row, part = known[int(rng.integers(len(known)))]
-        wrong[row, part] = conds[row, part].roll(int(rng.integers(1, max(2, part.stop - part.start))))
+        wrong[row, part] = conds[row, part].roll(int(rng.integers(1, part.stop - part.start)))
     return wrong
 
 

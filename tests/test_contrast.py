@@ -46,8 +46,9 @@ def test_one_known_value_becomes_another():
     share = {(0, "shape", 1): 1 / 3, (0, "color", 0): 1 / 6, (0, "color", 1): 1 / 6, (1, "shape", 0): 1 / 3}
     assert seen.keys() == share.keys()
     assert all(abs(seen[place] / 3000 - expected) < 0.04 for place, expected in share.items())
-    unknown = scene((None, None))
+    unknown, alike = scene((None, None)), torch.tensor([[0.5, 0.5, 1.0]])
     assert torch.equal(mistake(unknown, VOCABULARY, rng), unknown)
+    assert torch.equal(mistake(alike, {"shape": ("cube",)}, rng), alike)
 
 
 def test_belief_is_a_softmax_of_squared_errors():
