@@ -46,7 +46,7 @@ def test_small_baseline_is_taken(run_main, tmp_path, path):
     options = yaml.safe_load(path.read_text())
     network = build_network(read_config(ROOT / options["unet_config"], "--unet_config"))
     kind = find_learner(options["learner"], "positions")
-    assert isinstance(network, getattr(kind, "network_class", JointPositionUNet))
+    assert isinstance(network, kind.network_class or JointPositionUNet)
 
 
 @pytest.mark.parametrize("name", ["clevr_train", "celeba_train"])
