@@ -7,6 +7,7 @@ Example:
     python benchmarks/page_speed.py --num_scenes 10
 """
 
+import contextlib
 import os
 import shutil
 import socket
@@ -21,6 +22,7 @@ from pathlib import Path
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 
+from igm import UserError
 from igm.cli.launch import run
 from igm.cli.options import Parser
 from igm.settings import positive
@@ -47,14 +49,25 @@ def answers(address: str) -> bool:
         return False
 
 
-def open_browser() -> webdriver.Chrome:
-    """A headless Chromium of this machine."""
+def open_browser(**capabilities: object) -> webdriver.Chrome:
+    """A headless Chromium with its own driver, both of this machine; nothing is fetched.
+
+    Raises:
+        UserError: there is none.
+    """
+    program, helper = shutil.which("chromium"), shutil.which("chromedriver")
+    if program is None or helper is None:
+        raise UserError(
+            "no chromium with chromedriver on this machine; install them (Debian: chromium, chromium-driver)"
+        )
     os.environ["SE_OFFLINE"] = "true"
     options = webdriver.ChromeOptions()
-    options.binary_location = str(shutil.which("chromium"))
+    options.binary_location = program
     for flag in FLAGS:
         options.add_argument(flag)
-    return webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
+    for name, value in capabilities.items():
+        options.set_capability(name, value)
+    return webdriver.Chrome(options=options, service=webdriver.ChromeService(helper))
 
 
 def visit(browser: webdriver.Chrome, num_scenes: int) -> list[tuple[float, float]]:
@@ -72,7 +85,7 @@ def visit(browser: webdriver.Chrome, num_scenes: int) -> list[tuple[float, float
         (button,) = [own for own in browser.find_elements(By.TAG_NAME, "button") if own.text == "Draw a scene"]
         start = time.monotonic()
         button.click()
-        marks = wait(lambda old=before: script(picture) not in (old, None))
+        marks = wait(lambda old=before: script(picture) not in (old, None) and "First look" in str(script(line)))
         judged = wait(lambda: "found" in str(script(line)))
         times.append((marks - start, judged - start))
         time.sleep(0.5)
@@ -86,20 +99,19 @@ def main() -> None:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         port = one.getsockname()[1]
-    address, begun = f"http://127.0.0.1:{port}", time.monotonic()
-    server = subprocess.Popen([sys.executable, APP, "--port", str(port)], stdout=subprocess.DEVNULL)
-    try:
+    address = f"http://127.0.0.1:{port}"
+    with contextlib.ExitStack() as opened:
+        browser = open_browser()
+        opened.callback(browser.quit)
+        begun = time.monotonic()
+        server = opened.enter_context(
+            subprocess.Popen([sys.executable, APP, "--port", str(port)], stdout=subprocess.DEVNULL)
+        )
+        opened.callback(server.terminate)
         wait(lambda: answers(address))
         print(f"up after {time.monotonic() - begun:.1f} s")
-        browser = open_browser()
-        try:
-            browser.get(address)
-            times = visit(browser, options.num_scenes)
-        finally:
-            browser.quit()
-    finally:
-        server.terminate()
-        server.wait()
+        browser.get(address)
+        times = visit(browser, options.num_scenes)
     for name, seconds in zip(("first marks", "judged number"), zip(*times, strict=True), strict=True):
         print(f"{name}: median {statistics.median(seconds):.2f} s, {min(seconds):.2f} to {max(seconds):.2f}")
 

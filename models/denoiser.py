@@ -175,7 +175,7 @@ class Denoiser(nn.Module):
     def predict_weighted(
         self, x_t: torch.Tensor, t: torch.Tensor, conds: torch.Tensor, weights: torch.Tensor, index: torch.Tensor
     ) -> torch.Tensor:
-        """`predict_composed` with any weights (P,), which enter as they are: sum_k w_k f_k, or a_k of m = sum_k a_k phi."""
+        """`predict_composed` with any weights, which enter as they are: sum_k w_k f_k, or a_k of m = sum_k a_k phi."""
         if self.composes:
             with autocast(self.device, self.precision):
                 return self.network(x_t, t, conds, index, weights).float()

@@ -1,8 +1,6 @@
 """The page: what it says of uploads of every kind, whose results are whose, and what a visitor sees in a real browser."""
 
 import json
-import os
-import shutil
 import socket
 import struct
 import subprocess
@@ -18,7 +16,7 @@ from conftest import ROOT
 from PIL import Image
 
 gr = pytest.importorskip("gradio", reason="the extra demo (Gradio) is not installed")
-sys.path.insert(0, str(ROOT / "demo"))  # as in `python demo/app.py`
+sys.path[:0] = [str(ROOT / "demo"), str(ROOT / "benchmarks")]  # as in `python demo/app.py`, and for the browser
 
 from page import labels, pictures, reading, scene, serve  # noqa: E402
 from page.charts import bars, error_curve, ticks  # noqa: E402
@@ -231,23 +229,13 @@ def test_a_port_that_cannot_be_used_is_refused_at_once(port, mend):
 @pytest.fixture(scope="module")
 def browser():
     """A headless Chromium with its own driver, both from the system; nothing is fetched."""
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    program, helper = shutil.which("chromium"), shutil.which("chromedriver")
-    if program is None or helper is None:
-        pytest.skip("no chromium with chromedriver on this machine (Debian: chromium, chromium-driver)")
-    os.environ["SE_OFFLINE"] = "true"
-    options = webdriver.ChromeOptions()
-    options.binary_location = program
-    for flag in (
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-dev-shm-usage",
-        "--disable-gpu",
-        "--window-size=1280,1150",
-    ):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(helper))
+    pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    from page_speed import open_browser
+
+    try:
+        driver = open_browser(**{"goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"}})
+    except UserError as error:
+        pytest.skip(str(error))
     yield driver
     driver.quit()
 

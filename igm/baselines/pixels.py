@@ -17,7 +17,7 @@ from igm.models.compilation import compiled_agrees
 from igm.models.denoiser import fetch_folder, load_network
 from igm.models.unet import build_network, read_config
 from igm.settings import Settings, setting
-from igm.training.compositional import copy_weights
+from igm.training.compositional import check_kind, copy_weights
 from igm.training.learner import Batch, Item, Learner
 from igm.training.settings import ModelSettings, TrainSettings
 
@@ -135,9 +135,7 @@ class PixelLearner(Learner):
         """
         own = {**read_config(model.unet_config, "--unet_config"), "sample_size": facts.resolution, **changes}
         network = build_network(own, f"--unet_config {model.unet_config}")
-        if not isinstance(network, cls.network_class):
-            kind = cls.network_class.__name__
-            raise ModelError(f"--unet_config {model.unet_config} is of no {kind}; leave it out for the default one")
+        check_kind(network, cls.network_class, model)
         if model.initialize_from:
             copy_weights(load_network(Path(model.initialize_from), ema=False), network, model.initialize_from)
         return network

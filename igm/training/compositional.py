@@ -63,15 +63,9 @@ class CompositionalLearner(Learner):
         denoiser = fresh_denoiser(model, facts)
         if (own := getattr(denoiser.network, "learner", cls.name)) != cls.name:
             raise ModelError(f"--unet_config {model.unet_config} is of a network for --learner {own}; add that")
-        if cls.network_class is not None and not isinstance(denoiser.network, cls.network_class):
-            kind = cls.network_class.__name__
-            raise ModelError(f"--unet_config {model.unet_config} is of no {kind}; leave it out for the default one")
+        if cls.network_class is not None:
+            check_kind(denoiser.network, cls.network_class, model)
         return cls(denoiser, training.snr_gamma, training.contrast)
-
-    @classmethod
-    def contrasts(cls, training: TrainSettings) -> bool:
-        """Whether items with mistaken conditions are wanted."""
-        return training.contrast is not None and "contrast" not in cls.idle_options
 
     @staticmethod
     def collate(items: Sequence[Item], static_shapes: bool = False) -> Batch:
@@ -81,10 +75,12 @@ class CompositionalLearner(Learner):
         """
         both = stacked(items)
         conds, weights, index = pack(both["conds"], both["mask"])
+        most = both["mask"].numel()
         if "mistaken" in both:
+            most += len(items)  # one object of each image twice
             conds, weights, index = with_mistaken(conds, weights, index, pack(both["mistaken"], both["mask"])[0])
         if static_shapes:
-            conds, weights, index = pad_pairs(conds, weights, index, both["mask"].numel())
+            conds, weights, index = pad_pairs(conds, weights, index, most)
         return {"conds": conds, "weights": weights, "index": index, **{n: both[n] for n in IMAGES if n in both}}
 
     def loss(self, batch: Batch) -> torch.Tensor:
@@ -214,6 +210,13 @@ def fresh_denoiser(model: ModelSettings, facts: Facts) -> Denoiser:
     if model.enable_xformers_memory_efficient_attention:
         use_xformers(network)
     return denoiser
+
+
+def check_kind(network: nn.Module, kind: type[nn.Module], model: ModelSettings) -> None:
+    """Raise ModelError unless the network of `--unet_config` is of this kind."""
+    if not isinstance(network, kind):
+        name = kind.__name__
+        raise ModelError(f"--unet_config {model.unet_config} is of no {name}; leave it out for the default one")
 
 
 def copy_weights(source: nn.Module, target: nn.Module, name: str) -> None:

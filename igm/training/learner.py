@@ -70,8 +70,8 @@ class Learner(ABC):
 
     @classmethod
     def contrasts(cls, training: TrainSettings) -> bool:
-        """Whether items with mistaken conditions are wanted; only one that composes has a use for them."""
-        return False
+        """Whether items with mistaken conditions are wanted."""
+        return training.contrast is not None and "contrast" not in cls.idle_options
 
     @staticmethod
     @abstractmethod
