@@ -54,7 +54,7 @@ class Describer:
         conds = torch.cat([places[:, None].expand(-1, m, -1), values], dim=2)  # (K, M, D)
         self.phi = phi(conds.flatten(0, 1)).unflatten(0, (k, m))  # (K, M, P, R)
         self.b = (form.g[0] * self.phi).sum((2, 3))  # (K, M)
-        curved = torch.stack([form.times(own[None])[0] for own in self.phi])  # (K, M, P, R)
+        curved = form.times(self.phi.flatten(0, 1)[None])[0].view_as(self.phi)  # (K, M, P, R)
         self.own = (curved * self.phi).sum((2, 3))  # (K, M): <phi, H phi>
 
     def scores(self, k: int, rest: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
