@@ -220,7 +220,7 @@ class PositionModel(PictureModel):
         """
         with own_words():
             method: Any = self.build(methods_of(self.task)[self.method], {"count": "infer", **settings}, ())
-            return Measured(self, picture, method.settings)
+            return Measured(self, picture, method)
 
 
 class ObjectModel(PositionModel):

@@ -15,10 +15,10 @@ from igm import UserError
 from igm.data.vocabulary import names_of
 from igm.error_form import gain_score
 from igm.inference.closed_form_grid import grow
+from igm.inference.counting import PursuitMethod
 from igm.inference.method import encode_images
 from igm.inference.objects import SceneSearch
 from igm.inference.separable import SeparableSearch
-from igm.inference.settings import PursuitSettings
 from igm.inference.types import Inferred
 from igm.kinds import KINDS
 from igm.models.denoiser import Denoiser
@@ -47,19 +47,19 @@ class Measured:
         image: the picture, made smaller where it is large. search: the error form of the picture, and the search in it.
     """
 
-    def __init__(self, model: Any, picture: Picture, settings: PursuitSettings):
+    def __init__(self, model: Any, picture: Picture, method: PursuitMethod):
         denoiser: Denoiser = model.model
         if not denoiser.is_separable:
             raise UserError("the model's network is not separable: its error has no closed form; use clevr-scene-mini")
         batch = as_batch(picture, denoiser.resolution)
         if not batch.single:
             raise UserError("measure takes one picture; call it once for each")
-        self.model, self.image = model, batch.images[0]
+        self.model, self.image, self.method = model, batch.images[0], method
         self.task = find_task(model.task)
         self.names = names_of(denoiser.facts.vocabulary or {})
         kind: type[SeparableSearch] = SceneSearch if model.task == "objects" else SeparableSearch
         with torch.no_grad():
-            self.search = kind(denoiser, encode_images(denoiser, batch.pixels), settings)
+            self.search = kind(denoiser, encode_images(denoiser, batch.pixels), method.settings)
 
     @torch.no_grad()
     def scene(self, num_objects: int | None = None) -> Scene:
@@ -93,6 +93,7 @@ class Measured:
 
     def told(self, found: Inferred) -> Scene:
         """The answer, with the picture and the model that it is about."""
+        found.unlike = self.method.unlike(found.error)
         scene = self.task.answer(found, 0, self.names)
         scene.image, scene.model = self.image, self.model
         return scene

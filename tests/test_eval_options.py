@@ -35,8 +35,12 @@ def test_own_pictures_have_no_scores(run_main, eval_args, clevr_root, tmp_path):
     shutil.copy(clevr_root / "images" / "val" / "CLEVR_val_000001.png", tmp_path / "two.png")
     (pictures / "notes.txt").write_text("not a picture")
     given = ["--images", pictures, tmp_path / "two.png"]
-    code, _, err = run_main("eval_clevr", *eval_args("--num_objects", 2), *given)
+    code, out, err = run_main("eval_clevr", *eval_args("--num_objects", 2), *given)
     assert code == 0, err
+    (first,) = [line.split() for line in out.splitlines() if line.startswith("one ")]
+    width, height = Image.open(pictures / "one.jpg").size
+    x, y = records_of(tmp_path / "results" / "clevr" / "eval-pursuit-images")[0]["conds_pred"][0]
+    assert first[1:4] == ["object", f"{x * width:.0f}", f"{y * height:.0f}"], "x and y in pixels"
     folder = tmp_path / "results" / "clevr" / "eval-pursuit-images"
     records = records_of(folder)
     assert [r["image_id"] for r in records] == ["one", "two"]

@@ -113,7 +113,12 @@ def test_answers_as_json():
     assert value["positions"] == [[0.25, 0.5], [0.75, 0.5]] and value["count"] == 2
     assert value["object_confidence"] == [0.9, 0.4] and set(value) >= {"confidence", "error"} and "image" not in value
     labels = Labels(["cat"], 0.5, 0.1)
-    assert json.loads(json.dumps(labels.to_dict())) == {"names": ["cat"], "confidence": 0.5, "error": 0.1}
+    assert json.loads(json.dumps(labels.to_dict())) == {
+        "names": ["cat"],
+        "confidence": 0.5,
+        "error": 0.1,
+        "unlike": None,
+    }
     assert png(labels) is None and labels.draw().height > labels.draw().width
 
 

@@ -151,6 +151,16 @@ def test_names_that_a_visitor_gives_are_shown_as_they_are_typed():
     assert chart.count("igm-bar-row") == 3 and ("cat" in picture or "dog" in picture)
 
 
+def test_a_picture_that_no_model_knows_is_said_to_be_one(quick, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (96, 144, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    for path, strange in ((tmp_path / "noise.png", True), (SCENE, False)):
+        key = scene.upload(str(path))[0]
+        assert (pictures.UNLIKE in scene.seek(key)[0]) is (pictures.UNLIKE in scene.known(key, 2)[0]) is strange
+    assert pictures.UNLIKE in labels.upload_face(str(tmp_path / "noise.png"))[0]
+    assert pictures.UNLIKE not in labels.draw_one_face()[0]
+
+
 def test_charts_are_drawn_to_scale():
     chart = error_curve([0.3, 0.2, 0.25], 2, 0.9)
     heights = [float(part.split('cy="')[1].split('"')[0]) for part in chart.split("<circle")[1:]]

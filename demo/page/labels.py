@@ -18,7 +18,7 @@ from igm.hub import is_within_reach
 from igm.models.codec import DEFAULT_MODEL
 
 from .charts import bars
-from .pictures import opened, shown, spoken
+from .pictures import UNLIKE, opened, shown, spoken
 
 FACE_DRAWS, ANIMAL_DRAWS, PIPELINE_DRAWS = 100, 40, 10
 MOST_BARS, MOST_CLASSES = 8, 12
@@ -52,10 +52,11 @@ def named(names: list[str], none: str) -> str:
 def told(labels: Labels, none: str) -> list[str]:
     """The picture with the answer, and the bars."""
     sure = "" if labels.confidence is None else f" ({100 * labels.confidence:.0f} % sure)"
+    strange = f"<br>{UNLIKE}" if labels.unlike else ""
     alternatives = [(named(own, none), error) for own, error in labels.alternatives[:MOST_BARS]]
     image = labels.image or Image.new("RGB", (8, 8))
     answer = escape(named(labels.names, none))  # names may be a visitor's
-    return [shown(image, f"<b>{answer}</b>{sure}", 420), bars(alternatives)]
+    return [shown(image, f"<b>{answer}</b>{sure}{strange}", 420), bars(alternatives)]
 
 
 def face_of(image: Image.Image) -> list[str]:

@@ -18,6 +18,7 @@ from igm.models import ModelError
 
 MOST_BYTES = 20 << 20
 MOST_PIXELS = 50_000_000
+UNLIKE = "This picture is unlike all that the model knows; what it says of it means little."
 
 
 def opened(path: str | None) -> Image.Image:

@@ -10,7 +10,7 @@ from igm.figures.heat import error_overlay
 from . import reading as readings
 from .board import board
 from .charts import error_curve
-from .pictures import opened, shown, spoken
+from .pictures import UNLIKE, opened, shown, spoken
 from .reading import Reading
 
 CURVE = "<h3>Denoising error against the number of objects</h3>"
@@ -46,7 +46,8 @@ def summary(reading: Reading) -> str:
     else:
         sure = "" if scene.confidence is None else f", {100 * scene.confidence:.0f} % sure of the number"
         text = f"<b>{number} found</b>{sure}; denoising error {scene.error:.4f}"
-    return text + ("" if reading.truth is None else f". The scene was drawn with {reading.truth}.")
+    truth = "" if reading.truth is None else f". The scene was drawn with {reading.truth}"
+    return f"{text}{truth}." + (f" {UNLIKE}" if scene.unlike else "")
 
 
 def whole(key: str, reading: Reading) -> list[Any]:

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 import torch
+from tqdm.auto import tqdm
 
 from igm.calibration.positions import measure_positions
 from igm.calibration.settings import CalibrationSettings
@@ -21,7 +22,7 @@ def measure_objects(denoiser: Denoiser, dataset: Any, settings: CalibrationSetti
     """Fit what `measure_positions` fits, and the scale of the attributes' confidence."""
     facts = measure_positions(denoiser, dataset, settings, SceneSearch)
     lower, true = [], []
-    for i in range(len(dataset)):
+    for i in tqdm(range(len(dataset)), unit="image", desc="attributes"):
         item = dataset[i]
         own = item["conds"][item["mask"] > 0]  # (K, D)
         posterior = encode_images(denoiser, item["pixel_values"][None])

@@ -24,7 +24,7 @@ from igm.models.denoiser import Denoiser
 def measure_positions(
     denoiser: Denoiser, dataset: Any, settings: CalibrationSettings, search: type[SeparableSearch] = SeparableSearch
 ) -> Facts:
-    """Infer positions and numbers; fit the penalty of a count and the scales of the confidences.
+    """Infer positions and numbers; fit the penalty of a count and the scales of the confidences, and note the usual error.
 
     Args:
         search: what a separable network is asked for.
@@ -41,7 +41,7 @@ def measure_positions(
             infer_count,
             infer_pursuit,
         )
-    errors, prices, counts, contributions, right = [], [], [], [], []
+    errors, prices, counts, contributions, right, left = [], [], [], [], [], []
     for i in tqdm(range(len(dataset)), unit="image"):
         item, rows = dataset[i], settings.batch_size
         true = item["conds"][item["mask"] > 0]
@@ -52,6 +52,7 @@ def measure_positions(
         prices += counted.count_prices or []
         counts.append(len(true))
         contributions += known.contributions or []
+        left.append(float(known.error))
         right.append(found_within(known.conds[0, :, :2], true[:, :2]))
     penalty, share = fit_penalty([own.mean(0) for own in errors], counts, prices)
     print(f"{share:.0%} of {len(counts)} counts right")
@@ -60,6 +61,7 @@ def measure_positions(
         count_penalty=penalty,
         confidence_scale=round(fit_scale(contributions, right, penalty), 4),
         count_scale=round(fit_count_scale(errors, counts, penalty, prices), 4),
+        usual_error=round(max(left), 4),
     )
 
 

@@ -11,13 +11,14 @@ from typing import Any, Generic, TypeVar
 import torch
 from accelerate import PartialState
 
-from igm import UserError, say
+from igm import UserError, say, warn
 from igm.cli.options import Parser, note_idle, take
 from igm.data import NothingAsked
 from igm.data.images import FITS
 from igm.data.unlabelled import Pictures
 from igm.devices import compile_where_right, find_device, usable_precision
 from igm.dry_run import describe, memory_estimate, parts_of
+from igm.evaluation.answers import format_answers
 from igm.evaluation.redraw import redraw
 from igm.evaluation.run import BatchSettings, Groups, evaluate
 from igm.evaluation.table import format_table
@@ -320,12 +321,25 @@ def check_counts_known(evaluation: Evaluation) -> None:
 def finish(summary: Mapping[str, Any], evaluation: Evaluation, method: Method, groups: Groups) -> None:
     """Print the table, draw the figures from the records, and say where everything is."""
     folder = evaluation.results_dir
-    print(f"\n{format_table(summary)}\n\nRecords and summary: {folder}")
+    answers = format_answers(folder, summary)
+    parts = ([answers] if answers else []) + [format_table(summary), f"Records and summary: {folder}"]
+    print("\n" + "\n\n".join(parts))
+    warn_of_unlike(summary)
     if not evaluation.run.no_figures:
         paths = redraw(folder)
         print("Figures: " + " ".join(str(path) for path in paths))
     for name, dataset in groups.items():
         method.illustrate(dataset, name, folder / "figures")
+
+
+def warn_of_unlike(summary: Mapping[str, Any]) -> None:
+    """A line for each group in which pictures are unlike all that the model was measured on."""
+    for name, group in summary["groups"].items():
+        if group["num_unlike"]:
+            warn(
+                f"{name}: {group['num_unlike']} of {group['num_images']} pictures are unlike all that the model was "
+                "measured on, by their denoising error; what was found there means little (`unlike` in results.jsonl)"
+            )
 
 
 def choose_device(run: RunSettings) -> torch.device:

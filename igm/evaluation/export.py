@@ -33,7 +33,8 @@ APART = 0.02  # of width or height: nearer objects are in no relation, as their 
 class Found:
     """What was found in a picture: its name in the results, its file, its size in pixels, and the findings.
 
-    points: (x, y) of each finding in pixels, None where it has no place.
+    points: (x, y) of each finding in pixels, None where it has no place. unlike: whether the picture is unlike all that
+    the model was measured on.
     """
 
     image_id: str
@@ -43,6 +44,7 @@ class Found:
     confidence: float | None
     findings: Sequence[Finding]
     points: Sequence[tuple[float, float] | None]
+    unlike: bool = False
 
 
 def read_found(folder: Path) -> list[Found]:
@@ -63,7 +65,8 @@ def read_found(folder: Path) -> list[Found]:
             findings = task.findings(record, options)
             points = [None if own.position is None else in_pixels(own.position, box) for own in findings]
             sure = record["confidence"]
-            found.append(Found(record["image_id"], record["group"], file, size, sure, findings, points))
+            unlike = record.get("unlike") is True
+            found.append(Found(record["image_id"], record["group"], file, size, sure, findings, points, unlike))
     return found
 
 

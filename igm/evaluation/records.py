@@ -13,6 +13,10 @@ A record is a plain dict:
     seconds            float, wall-clock time spent on the image
     seed               int
 
+where the checkpoint's calibration tells,
+
+    unlike             bool, whether the picture is unlike all that the model was measured on
+
 and, where the dataset knows the picture,
 
     image_path         str

@@ -185,6 +185,7 @@ class Worker:
             "unet_evaluations": {"forward": int(found.forward[row]), "backward": int(found.backward[row])},
             "seconds": seconds,
             "seed": self.seed,
+            **({} if found.unlike is None else {"unlike": found.unlike[row]}),
             **({} if true is None else self.task.truth(true, self.method.names)),
             **self.task.record(found, row, self.method.names),
         }

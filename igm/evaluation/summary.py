@@ -60,7 +60,8 @@ def write_summary(
         members = [record for record in records if record["group"] == name]
         scored = [record for record in members if record["conds_true"] is not None]
         metrics, ci95 = task.score(scored) if scored else ({}, {})
-        groups[name] = {"num_images": len(members), "metrics": metrics, "ci95": ci95}
+        unlike = sum(record.get("unlike") is True for record in members)
+        groups[name] = {"num_images": len(members), "num_unlike": unlike, "metrics": metrics, "ci95": ci95}
     summary = {
         "task": task.name,
         "method": method,

@@ -18,6 +18,7 @@ class AttributeSearch(DenoiserMethod):
     name, task, run, shipped = "discrete", "attributes", "celeba", "celeba-mini"
     about = "the paper's search over attribute values, every combination priced from one error matrix"
     settings_class = DiscreteSettings
+    measured = True
 
     def infer(
         self,

@@ -181,6 +181,7 @@ class PursuitMethod(DenoiserMethod):
     about = "pursuit: candidates priced by one error matrix, then refined"
     paper = "the paper's own: --config configs/paper/clevr_gradient.yaml"
     settings_class = PursuitSettings
+    measured = True
 
     @classmethod
     def seeks_count(cls, settings: PursuitSettings) -> bool:

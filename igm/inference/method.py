@@ -19,6 +19,7 @@ from igm.inference.views import views_of
 from igm.models.denoiser import Denoiser, check_resolution
 from igm.settings import Settings
 
+UNLIKE = 2.0  # times the usual error: a picture with more is unlike all that its model was measured on
 _registered: list[type["Method"]] = []
 
 
@@ -125,9 +126,14 @@ class Method(ABC):
 
 
 class DenoiserMethod(Method):
-    """A method that asks a Denoiser: images are encoded once, then `infer` sees their posterior."""
+    """A method that asks a Denoiser: images are encoded once, then `infer` sees their posterior.
+
+    Attributes:
+        measured: whether it is the one whose errors a checkpoint's `usual_error` is of.
+    """
 
     model: Denoiser
+    measured: ClassVar[bool] = False
 
     @classmethod
     def facts_of(cls, checkpoint: str | Path, loading: Any) -> Facts:
@@ -155,7 +161,16 @@ class DenoiserMethod(Method):
         """Infer images (B, 3, R, R); see `Method`."""
         self.model.precision = self.precision
         posterior = encode_images(self.model, images)
-        return self.infer(posterior, num_concepts, image_numbers=image_numbers, batch_size=batch_size)
+        found = self.infer(posterior, num_concepts, image_numbers=image_numbers, batch_size=batch_size)
+        found.unlike = self.unlike(found.error)
+        return found
+
+    def unlike(self, error: torch.Tensor) -> list[bool] | None:
+        """Which pictures, of these denoising errors (B,), are unlike all that the model was measured on, if it was."""
+        facts = self.model.facts
+        if not self.measured or facts.usual_error is None or self.settings.t_range != facts.t_range:
+            return None
+        return (error > UNLIKE * facts.usual_error).tolist()
 
     @abstractmethod
     def infer(

@@ -51,6 +51,7 @@ class Inferred:
         count_prices: of each image, (K_max,), how many times the penalty the best set of every size has to pay.
         start_errors: (B, R), the error of every start. best_start: (B,), the number of the best.
         trajectory: (T, B, R, K, D), where the steps were recorded.
+        unlike: of each image, whether it is unlike all that the model was measured on.
     """
 
     conds: torch.Tensor
@@ -71,3 +72,4 @@ class Inferred:
     start_errors: torch.Tensor | None = None
     best_start: torch.Tensor | None = None
     trajectory: torch.Tensor | None = None
+    unlike: list[bool] | None = None

@@ -17,12 +17,14 @@ class Labels:
     """What a picture shows: the names of its classes, or of the attributes that hold; how sure that is of all others.
 
     image: the picture, made smaller where it is large; in a notebook the labels show themselves below it.
+    unlike: whether the picture is unlike all that the model was measured on, so that the rest says little; None: not known.
     alternatives: the names of the best compositions and the denoising error of each, on the same draws; the answer first.
     """
 
     names: list[str]
     confidence: float | None
     error: float
+    unlike: bool | None = None
     image: Image.Image | None = field(default=None, repr=False, compare=False)
     alternatives: list[tuple[list[str], float]] = field(default_factory=list, repr=False, compare=False)
 
@@ -33,7 +35,7 @@ class Labels:
 
     def to_dict(self) -> dict[str, Any]:
         """All but the picture, as JSON has it."""
-        return {"names": self.names, "confidence": self.confidence, "error": self.error}
+        return {"names": self.names, "confidence": self.confidence, "error": self.error, "unlike": self.unlike}
 
     def _repr_png_(self) -> bytes | None:
         """What a notebook shows."""
@@ -52,5 +54,6 @@ def as_labels(found: Inferred, row: int, names: Callable[[np.ndarray], list[str]
         names(padded(found.conds, found.num_concepts, row)),
         confidence,
         float(found.error[row]),
+        None if found.unlike is None else found.unlike[row],
         alternatives=[(names(conds.numpy()), error) for conds, error in others],
     )

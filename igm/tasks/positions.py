@@ -95,6 +95,7 @@ class Scene(Editable):
     model: of `igm.api`, that found it; with it the scene can be changed (`igm.editing`). It is not pickled.
     error_by_count (K_max,): where the number was sought, the error of the best set of every size on fresh draws.
     standard_error_by_count (K_max,): of each.
+    unlike: whether the picture is unlike all that the model was measured on, so that the rest says little; None: not known.
     """
 
     positions: np.ndarray
@@ -106,6 +107,7 @@ class Scene(Editable):
     model: Any = field(default=None, repr=False, compare=False)
     error_by_count: np.ndarray | None = field(default=None, repr=False, compare=False)
     standard_error_by_count: np.ndarray | None = field(default=None, repr=False, compare=False)
+    unlike: bool | None = None
 
     def parts(self) -> list[dict[str, Any]]:
         """Its positions as `generate` takes objects."""
@@ -119,7 +121,8 @@ class Scene(Editable):
         """All but the picture, as JSON has it."""
         each = None if self.object_confidence is None else self.object_confidence.tolist()
         sure = {"confidence": self.confidence, "object_confidence": each}
-        return {"count": self.count, "positions": self.positions.tolist(), **sure, "error": self.error}
+        told = {"count": self.count, "positions": self.positions.tolist(), **sure, "error": self.error}
+        return {**told, "unlike": self.unlike}
 
     def _repr_png_(self) -> bytes | None:
         """What a notebook shows."""
@@ -159,6 +162,7 @@ class Positions(Task):
             confidence=None if found.confidence is None else float(found.confidence[row]),
             object_confidence=None if each is None else each[row].cpu().numpy(),
             error=float(found.error[row]),
+            unlike=None if found.unlike is None else found.unlike[row],
             error_by_count=None if counts is None else counts[row].mean(0).cpu().numpy(),
             standard_error_by_count=None if counts is None else standard_error(counts[row]).cpu().numpy(),
         )
