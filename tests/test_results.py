@@ -184,7 +184,7 @@ def summarise(path, records, **changes):
 def test_summary_holds_what_the_format_says(tmp_path):
     records = [
         record("a"),
-        record("b", seconds=2.5, conds_pred=[[0.1, 0.2]], num_pred=1),
+        record("b", seconds=2.5, conds_pred=[[0.1, 0.2]], num_pred=1, unlike=True),
         record("c", "6-8", conds_true=None, num_true=None, unet_evaluations={"forward": 400, "backward": 20}),
     ]
     summary = summarise(tmp_path / "deep" / "summary.json", records)
@@ -193,9 +193,10 @@ def test_summary_holds_what_the_format_says(tmp_path):
         *("task", "method", "groups", "seconds_per_image", "unet_evaluations_per_image"),
         *("options", *MADE_BY, "checkpoint"),
     ]
-    assert summary["groups"]["3-5"].keys() == {"num_images", "metrics", "ci95"}
+    assert summary["groups"]["3-5"].keys() == {"num_images", "num_unlike", "metrics", "ci95"}
     assert summary["groups"]["3-5"]["metrics"]["perception_rate"]["0.05"] == 0.75
-    assert summary["groups"]["6-8"] == {"num_images": 1, "metrics": {}, "ci95": {}}
+    assert summary["groups"]["3-5"]["num_unlike"] == 1
+    assert summary["groups"]["6-8"] == {"num_images": 1, "num_unlike": None, "metrics": {}, "ci95": {}}
     assert summary["seconds_per_image"] == pytest.approx(5.5 / 3)
     assert summary["unet_evaluations_per_image"] == {"forward": 200, "backward": 20}
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["summary.json"]  # no temporary file is left

@@ -47,7 +47,7 @@ def write_summary(
         task: what was inferred.
         method: how, e.g. "pursuit".
         records: result records; groups appear in order of first appearance. Records without ground truth count in
-            `num_images`, seconds and evaluations but not in the metrics.
+            `num_images`, seconds and evaluations but not in the metrics; `num_unlike` is None where none says so.
         options: the options of the run.
         checkpoint: where the weights came from.
         made_by: the provenance of the run (`igm.provenance`), by name.
@@ -60,7 +60,8 @@ def write_summary(
         members = [record for record in records if record["group"] == name]
         scored = [record for record in members if record["conds_true"] is not None]
         metrics, ci95 = task.score(scored) if scored else ({}, {})
-        unlike = sum(record.get("unlike") is True for record in members)
+        told = [record["unlike"] for record in members if "unlike" in record]
+        unlike = told.count(True) if told else None
         groups[name] = {"num_images": len(members), "num_unlike": unlike, "metrics": metrics, "ci95": ci95}
     summary = {
         "task": task.name,
