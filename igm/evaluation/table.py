@@ -34,5 +34,5 @@ def align(columns: Sequence[tuple[str, Sequence[str]]]) -> str:
     lines = list(zip(*[[title, *cells] for title, cells in columns], strict=True))
     widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
     lines.insert(1, tuple("-" * width for width in widths))
-    aligned = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in lines]
+    aligned = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in lines]
     return "\n".join(aligned)
