@@ -67,7 +67,7 @@ function mark(svg, own, number, [x, y]) {
   group.addEventListener("focus", () => number === chosen || choose(number));
 }
 
-// A place beside its mark for each caption, where it covers no mark and no other caption if there is one.
+// A place beside its mark for each caption: in the picture, and where it covers the least of marks and other captions.
 function captions(svg, width, height) {
   const taken = objects.map(({ position: [x, y] }) => [x * width - 15, y * height - 15, x * width + 15, y * height + 15]);
   objects.forEach((own, number) => {
@@ -75,11 +75,15 @@ function captions(svg, width, height) {
     const told = own.sure === null ? words : `${words} ${Math.round(100 * own.sure)} %`;
     if (!told) return;
     const [x, y, long] = [own.position[0] * width, own.position[1] * height, 6.9 * told.length];
-    const places = [[x + 19, y + 5], [x - 19 - long, y + 5], [x - long / 2, y - 20], [x - long / 2, y + 31], [x + 14, y - 16], [x + 14, y + 24]];
+    const sides = [[x + 19, y + 5], [x - 19 - long, y + 5], [x - long / 2, y - 20], [x - long / 2, y + 31]];
+    const corners = [[x + 14, y - 16], [x + 14, y + 24], [x - 14 - long, y - 16], [x - 14 - long, y + 24]];
+    const farther = [[x + 10, y - 34], [x + 10, y + 42], [x - 10 - long, y - 34], [x - 10 - long, y + 42]];
+    const places = [...sides, ...corners, ...farther];
     const boxes = places.map(([left, base]) => [left, base - 12, left + long, base + 4]);
-    const free = ([l, t, r, b], i) =>
-      l > 2 && r < width - 2 && t > 2 && b < height - 2 && !taken.some(([a, c, d, e], j) => j !== number && l < d && r > a && t < e && b > c);
-    const best = Math.max(0, boxes.findIndex(free));
+    const outside = ([l, t, r, b]) => l < 2 || r > width - 2 || t < 2 || b > height - 2;
+    const shared = ([l, t, r, b], [a, c, d, e]) => Math.max(0, Math.min(r, d) - Math.max(l, a)) * Math.max(0, Math.min(b, e) - Math.max(t, c));
+    const costs = boxes.map((own) => 1e5 * outside(own) + taken.reduce((sum, other, j) => sum + (j !== number) * shared(own, other), 0));
+    const best = costs.indexOf(Math.min(...costs));
     taken.push(boxes[best]);
     node("text", { x: places[best][0], y: places[best][1], class: "igm-caption" }, svg, told);
   });
