@@ -74,7 +74,7 @@ class Facts:
             their centres; how near two come in 1 % of the scenes; in [0, 1] image coordinates.
         count_penalty: by how much an object must lower the error to count. confidence_scale, count_scale,
             attribute_scale: which make confidences of objects, counts and objects' attributes the share that is right.
-        usual_error: the highest denoising error that the default method left in the images that were measured.
+        usual_error: the highest denoising error that its method left in the images that were measured.
         attributes, frequencies: names of the attributes, in the order of the conditions, and how often each holds.
         classes: names of the classes.
         vocabulary: of whole objects: the values of each attribute, in the order of a condition's blocks.

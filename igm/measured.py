@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from igm import UserError
-from igm.data.vocabulary import names_of
 from igm.error_form import gain_score
 from igm.inference.closed_form_grid import grow
 from igm.inference.counting import PursuitMethod
@@ -56,7 +55,6 @@ class Measured:
             raise UserError("measure takes one picture; call it once for each")
         self.model, self.image, self.method = model, batch.images[0], method
         self.task = find_task(model.task)
-        self.names = names_of(denoiser.facts.vocabulary or {})
         kind: type[SeparableSearch] = SceneSearch if model.task == "objects" else SeparableSearch
         with torch.no_grad():
             self.search = kind(denoiser, encode_images(denoiser, batch.pixels), method.settings)
@@ -94,7 +92,7 @@ class Measured:
     def told(self, found: Inferred) -> Scene:
         """The answer, with the picture and the model that it is about."""
         found.unlike = self.method.unlike(found.error)
-        scene = self.task.answer(found, 0, self.names)
+        scene = self.task.answer(found, 0, self.method.names)
         scene.image, scene.model = self.image, self.model
         return scene
 

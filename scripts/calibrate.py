@@ -2,6 +2,7 @@
 
 Positions: by how much an object must lower the error to count, and how far confidences can be trusted, on training scenes.
 Attributes: the noise levels that tell values apart best, on validation images of the training domain.
+Both: the highest denoising error of these images; those of more than twice that are said to be unlike them.
 
 Examples:
     python scripts/calibrate.py --checkpoint models/pretrained/clevr-mini --dataset_root DIR --num_images 60

@@ -1,6 +1,10 @@
 """Pictures that are unlike all that a model was measured on: who is told, and when nobody can tell."""
 
 import json
+import os
+import shlex
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -12,6 +16,7 @@ from igm.api import load_model
 from igm.data.synthetic.faces import draw_face, sample_face
 from igm.evaluation.answers import MOST_PICTURES, format_answers
 from igm.evaluation.records import write_json
+from igm.tasks.task import Task
 
 
 def with_usual_error(checkpoint, usual):  # noqa: F811
@@ -39,6 +44,13 @@ def test_nobody_can_tell_at_other_noise_levels_or_without_the_fact(run_main, eva
         assert code == 0, err
         assert "unlike" not in out + err
         assert all("unlike" not in own for own in records_of(tmp_path / "results" / "clevr" / "eval-pursuit"))
+
+
+def test_a_task_that_names_no_findings_keeps_its_table(run_main, eval_args, clevr_root, monkeypatch, tmp_path):  # noqa: F811
+    monkeypatch.setattr("igm.tasks.positions.Positions.findings", Task.findings)
+    code, out, err = run_main("eval_clevr", *eval_args("--images", clevr_root / "images" / "val", "--num_objects", 1))
+    assert code == 0, err
+    assert "have no form for other programs" in out and "per image: " in out and "Figures: " in out
 
 
 def test_calibration_notes_the_highest_error_of_its_images(clevr_root, checkpoint, run_main):  # noqa: F811
@@ -74,6 +86,10 @@ def test_the_shipped_model_knows_its_scenes_from_other_pictures(shipped):
 
 
 def test_a_row_for_each_finding_and_the_picture_named_once(tmp_path):
+    """The other pictures are had by the command that stands there, whatever the folder is called."""
+    tmp_path = tmp_path / "my results"
+    tmp_path.mkdir()
+
     def record(i, unlike):
         found = {"conds_pred": [[0.5, 0.25], [0.1, 0.9]][: 2 - i % 2], "num_pred": 2 - i % 2}
         size = {"image_path": f"/p/{i:02}.png", "width": 200, "height": 100, "unlike": unlike}
@@ -90,4 +106,8 @@ def test_a_row_for_each_finding_and_the_picture_named_once(tmp_path):
     assert lines[3].split() == ["object", "20", "90", "50", "%"]
     assert lines[4].split() == ["01", "object", "100", "25", "100", "%", "yes"]
     assert len(lines) == 2 + 3 * MOST_PICTURES // 2 + 1 and lines[-1].startswith("2 more pictures: ")
+    program, *args = shlex.split(lines[-1].partition(": ")[2])
+    assert program == "python"
+    subprocess.run([sys.executable, *args], cwd=tmp_path, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert len((tmp_path / "found.csv").read_text().splitlines()) == 1 + 3 * len(records) // 2
     assert format_answers(tmp_path, {"groups": {"images": {"metrics": {"perception_rate": {}}}}}) == ""

@@ -65,6 +65,7 @@ class JointLabel(DenoiserMethod):
     name, task, run, learner = "gc", "attributes", "celeba-gc", "joint_label"
     about = "GC, the generative classifier: every joint label priced by itself"
     settings_class = DiscreteSettings
+    measured = True
 
     def infer(
         self,

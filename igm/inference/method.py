@@ -129,7 +129,7 @@ class DenoiserMethod(Method):
     """A method that asks a Denoiser: images are encoded once, then `infer` sees their posterior.
 
     Attributes:
-        measured: whether it is the one whose errors a checkpoint's `usual_error` is of.
+        measured: whether `calibrate.py` measures its errors, so that a checkpoint's `usual_error` is of them.
     """
 
     model: Denoiser
