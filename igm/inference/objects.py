@@ -42,35 +42,35 @@ def combinations(vocabulary: Vocabulary) -> torch.Tensor:
 
 
 class Describer:
-    """The prices of one image's objects at fixed places.
+    """The prices of one image's objects at fixed places, from the inner products of all that may stand there.
 
     Args:
-        form: its error form (B = 1). phi: of the network. places: (K, 2). values: M combinations for each (K, M, D - 2).
+        form: its error form (B = 1). fixed: m (P, R) of all that is not asked.
+        values: phi (K, M, P, R) of M combinations for each of K objects.
     """
 
-    def __init__(self, form: ErrorForm, phi: Phi, places: torch.Tensor, values: torch.Tensor):
-        self.form = form
-        k, m = values.shape[:2]
-        conds = torch.cat([places[:, None].expand(-1, m, -1), values], dim=2)  # (K, M, D)
-        self.phi = phi(conds.flatten(0, 1)).unflatten(0, (k, m))  # (K, M, P, R)
-        self.b = (form.g[0] * self.phi).sum((2, 3))  # (K, M)
-        curved = form.times(self.phi.flatten(0, 1)[None])[0].view_as(self.phi)  # (K, M, P, R)
-        self.own = (curved * self.phi).sum((2, 3))  # (K, M): <phi, H phi>
+    def __init__(self, form: ErrorForm, values: torch.Tensor, fixed: torch.Tensor):
+        each = torch.cat([values.flatten(0, 1), fixed[None]])  # (N, P, R), N = K M + 1
+        flat = each.flatten(1)
+        self.gram = flat @ form.times(each[None])[0].flatten(1).T  # (N, N)
+        self.linear = flat @ form.g[0].flatten()  # (N,)
+        self.rows = torch.arange(len(each) - 1, device=flat.device).view(values.shape[:2])  # (K, M)
 
-    def scores(self, k: int, rest: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """L and Q (M,) of each combination of object k beside the others, whose m is `rest` (P, R)."""
-        linear, quadratic = self.form.parts(rest[None, None])
-        cross = (self.form.times(rest[None, None])[0, 0] * self.phi[k]).sum((1, 2))  # (M,)
-        return linear[0, 0] + self.b[k], quadratic[0, 0] + 2 * cross + self.own[k]
+    def scores(self, k: int, chosen: torch.Tensor) -> torch.Tensor:
+        """By how much the error falls with each combination (M,) of object k, beside those chosen (K,) of the others."""
+        others = self.rows.gather(1, chosen[:, None])[:, 0]  # (K,)
+        others = torch.cat([others[:k], others[k + 1 :], others.new_tensor([len(self.gram) - 1])])  # what is fixed, too
+        own = self.rows[k]
+        linear = self.linear[others].sum() + self.linear[own]
+        quadratic = self.gram[others][:, others].sum() + 2 * self.gram[own][:, others].sum(1) + self.gram[own, own]
+        return gain_score(linear, quadratic)
 
-    def descend(self, chosen: torch.Tensor, m: torch.Tensor, rounds: int) -> torch.Tensor:
-        """The combination of each object (K,), after rounds of one object after the other from `chosen`, whose sum is m."""
+    def descend(self, chosen: torch.Tensor, rounds: int, most: int) -> torch.Tensor:
+        """The combination of each object (K,), one of its first `most`, after rounds of one object after the other."""
         for _ in range(rounds):
             before = chosen.clone()
             for k in range(len(chosen)):
-                rest = m - self.phi[k, chosen[k]]
-                chosen[k] = gain_score(*self.scores(k, rest)).argmax()
-                m = rest + self.phi[k, chosen[k]]
+                chosen[k] = self.scores(k, chosen)[:most].argmax()
             if bool((chosen == before).all()):
                 break
         return chosen
@@ -91,16 +91,29 @@ def describe(
         return whole
     each = phi(whole)  # (K, P, R)
     m = each.sum(0)
-    cut = [cut_scores(form, phi, whole[k, :2], values, m - each[k]) for k in rows]
-    values = values[shortlists(torch.stack(cut), whole[rows], values)]  # (J, T, D - 2)
-    prices, same = Describer(form, phi, whole[rows, :2], values), (whole[rows, None, 2:] == values).all(2)  # (J, T)
-    chosen = same.to(torch.int8).argmax(1)  # (J,)
-    for j in (~same.any(1)).nonzero()[:, 0].tolist():  # those of unknown attributes
-        rest = m - each[rows[j]]
-        chosen[j] = gain_score(*prices.scores(j, rest)).argmax()
-        m = rest + prices.phi[j, chosen[j]]
-    whole[rows, 2:] = values[torch.arange(len(rows)), prices.descend(chosen, m, ROUNDS)]
+    own = each[rows]
+    cut = cut_scores(form, phi, whole[rows, :2], values, m - own)
+    values = values[shortlists(cut, whole[rows], values)]  # (J, T, D - 2)
+    most = values.shape[1]
+    prices = Describer(form, may_stand(phi, whole[rows], values, own), m - own.sum(0))
+    same = (whole[rows, None, 2:] == values).all(2)  # (J, T)
+    known = same.any(1)
+    chosen = torch.where(known, same.to(torch.int8).argmax(1), most)  # (J,)
+    for j in (~known).nonzero()[:, 0].tolist():  # those of unknown attributes
+        chosen[j] = prices.scores(j, chosen)[:most].argmax()
+    whole[rows, 2:] = values[torch.arange(len(rows)), prices.descend(chosen, ROUNDS, most)]
     return whole
+
+
+def may_stand(phi: Phi, conds: torch.Tensor, values: torch.Tensor, each: torch.Tensor) -> torch.Tensor:
+    """phi (K, M + 1, P, R) of what may stand where objects (K, D) do: M combinations (K, M, D - 2), and they as they are.
+
+    Args:
+        each: phi (K, P, R) of the objects.
+    """
+    k, m = values.shape[:2]
+    whole = torch.cat([conds[:, None, :2].expand(-1, m, -1), values], dim=2)  # (K, M, D)
+    return torch.cat([phi(whole.flatten(0, 1)).unflatten(0, (k, m)), each[:, None]], dim=1)
 
 
 def shortlists(cut: torch.Tensor, conds: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
@@ -110,20 +123,22 @@ def shortlists(cut: torch.Tensor, conds: torch.Tensor, values: torch.Tensor) -> 
 
 
 def cut_scores(
-    form: ErrorForm, phi: Phi, place: torch.Tensor, values: torch.Tensor, rest: torch.Tensor
+    form: ErrorForm, phi: Phi, places: torch.Tensor, values: torch.Tensor, rests: torch.Tensor
 ) -> torch.Tensor:
-    """By how much each combination (M, D - 2) at a place (2,) lowers the error, phi cut off beyond the object: (M,).
+    """By how much each combination (M, D - 2) at each place (K, 2) lowers the error, phi cut off beyond the object: (K, M).
 
     Args:
-        rest: m (P, R) of the other objects.
+        rests: for each place m (P, R) of the other objects: (K, P, R).
     """
-    near = phi.around(place, NEAR)  # (J,)
-    each = phi.at(torch.cat([place.expand(len(values), -1), values], dim=1), near).transpose(0, 1)  # (J, M, R)
-    curved = each @ form.H[0, near]  # (J, M, R)
-    linear, quadratic = form.parts(rest[None, None])
-    linear = linear[0, 0] + (each @ form.g[0, near, :, None]).sum((0, 2))  # (M,)
-    quadratic = quadratic[0, 0] + (curved * (each + 2 * rest[near, None])).sum((0, 2))
-    return gain_score(linear, quadratic)
+    linear, quadratic = (own[0] for own in form.parts(rests[None]))  # (K,)
+    scores = []
+    for k, (place, rest) in enumerate(zip(places, rests, strict=True)):
+        near = phi.around(place, NEAR)  # (J,)
+        each = phi.at(torch.cat([place.expand(len(values), -1), values], dim=1), near).transpose(0, 1)  # (J, M, R)
+        curved = each @ form.H[0, near]  # (J, M, R)
+        more = (each @ form.g[0, near, :, None]).sum((0, 2))  # (M,)
+        scores.append(gain_score(linear[k] + more, quadratic[k] + (curved * (each + 2 * rest[near, None])).sum((0, 2))))
+    return torch.stack(scores)
 
 
 def evidence(form: ErrorForm, phi: Phi, conds: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
@@ -133,11 +148,12 @@ def evidence(form: ErrorForm, phi: Phi, conds: torch.Tensor, values: torch.Tenso
     difference to the best one is that of `cut_scores`.
     """
     each = phi(conds)  # (K, P, R)
-    rests = each.sum(0) - each
-    cut = torch.stack([cut_scores(form, phi, own[:2], values, rest) for own, rest in zip(conds, rests, strict=True)])
+    m = each.sum(0)
+    cut = cut_scores(form, phi, conds[:, :2], values, m - each)
     chosen = shortlists(cut, conds, values)  # (K, T)
-    asked = Describer(form, phi, conds[:, :2], values[chosen])
-    full = torch.stack([gain_score(*asked.scores(k, rest)) for k, rest in enumerate(rests)])  # (K, T)
+    prices = Describer(form, may_stand(phi, conds, values[chosen], each), torch.zeros_like(m))
+    as_it_is = torch.full_like(chosen[:, 0], chosen.shape[1])
+    full = torch.stack([prices.scores(k, as_it_is)[:-1] for k in range(len(conds))])  # (K, T)
     best = full.argmax(1, keepdim=True)  # (K, 1)
     shift = full.gather(1, best) - cut.gather(1, chosen.gather(1, best))
     lower = (cut + shift).scatter(1, chosen, full)  # (K, M)
