@@ -85,6 +85,9 @@ def test_tables_have_a_row_for_each_object(export, name, read):
     assert list(table.image_id) == ["a", "a", "b"] and list(table.file_name) == ["a.png", "a.png", "b.png"]
     assert list(table.confidence[:2]) == [0.9, 0.7] and table.confidence.isna()[2]
     assert set(table.width) == {200} and set(table.height) == {100}
+    assert table.unlike.isna().all()  # nobody knows
+    judged = read(export([{**record, "unlike": record["image_id"] == "b"} for record in SCENES], name))
+    assert list(judged.unlike) == [False, False, True]
 
 
 @pytest.mark.parametrize(("name", "read"), [("csv", pandas.read_csv), ("parquet", pandas.read_parquet)])

@@ -34,7 +34,7 @@ class Found:
     """What was found in a picture: its name in the results, its file, its size in pixels, and the findings.
 
     points: (x, y) of each finding in pixels, None where it has no place. unlike: whether the picture is unlike all that
-    the model was measured on.
+    the model was measured on, None where nobody knows.
     """
 
     image_id: str
@@ -44,7 +44,7 @@ class Found:
     confidence: float | None
     findings: Sequence[Finding]
     points: Sequence[tuple[float, float] | None]
-    unlike: bool = False
+    unlike: bool | None = None
 
 
 def read_found(folder: Path) -> list[Found]:
@@ -65,7 +65,7 @@ def read_found(folder: Path) -> list[Found]:
             findings = task.findings(record, options)
             points = [None if own.position is None else in_pixels(own.position, box) for own in findings]
             sure = record["confidence"]
-            unlike = record.get("unlike") is True
+            unlike = record.get("unlike")
             found.append(Found(record["image_id"], record["group"], file, size, sure, findings, points, unlike))
     return found
 
@@ -101,7 +101,7 @@ def rows_of(found: Sequence[Found]) -> list[dict[str, Any]]:
     rows = []
     for own in found:
         start: dict[str, Any] = {"image_id": own.image_id, "file_name": own.file, "group": own.group}
-        start |= {"width": own.size[0], "height": own.size[1]}
+        start |= {"width": own.size[0], "height": own.size[1], "unlike": own.unlike}
         for finding, point in zip(own.findings, own.points, strict=True):
             place: dict[str, Any] = {}
             if point is not None:
