@@ -45,32 +45,47 @@ class Describer:
     """The prices of one image's objects at fixed places, from the inner products of all that may stand there.
 
     Args:
-        form: its error form (B = 1). fixed: m (P, R) of all that is not asked.
-        values: phi (K, M, P, R) of M combinations for each of K objects.
+        form: its error form (B = 1). conds: the objects (K, D) as they are; each: their phi (K, P, R).
+        values: M combinations for each (K, M, D - 2). fixed: m (P, R) of all that is not asked.
+
+    Attributes:
+        as_it_is: M, the number under which an object is chosen as it is; below are its combinations.
     """
 
-    def __init__(self, form: ErrorForm, values: torch.Tensor, fixed: torch.Tensor):
-        each = torch.cat([values.flatten(0, 1), fixed[None]])  # (N, P, R), N = K M + 1
-        flat = each.flatten(1)
-        self.gram = flat @ form.times(each[None])[0].flatten(1).T  # (N, N)
-        self.linear = flat @ form.g[0].flatten()  # (N,)
-        self.rows = torch.arange(len(each) - 1, device=flat.device).view(values.shape[:2])  # (K, M)
+    def __init__(
+        self,
+        form: ErrorForm,
+        phi: Phi,
+        conds: torch.Tensor,
+        each: torch.Tensor,
+        values: torch.Tensor,
+        fixed: torch.Tensor,
+    ):
+        k, self.as_it_is = values.shape[:2]
+        whole = torch.cat([conds[:, None, :2].expand(-1, self.as_it_is, -1), values], dim=2)  # (K, M, D)
+        may_stand = torch.cat(
+            [phi(whole.flatten(0, 1)).unflatten(0, (k, -1)), each[:, None]], dim=1
+        )  # (K, M + 1, P, R)
+        rows = torch.cat([may_stand.flatten(0, 1), fixed[None]])  # (N, P, R), N = K (M + 1) + 1
+        self.gram = rows.flatten(1) @ form.times(rows[None])[0].flatten(1).T  # (N, N)
+        self.linear = rows.flatten(1) @ form.g[0].flatten()  # (N,)
+        self.numbers = torch.arange(len(rows) - 1, device=rows.device).view(k, -1)  # (K, M + 1)
 
     def scores(self, k: int, chosen: torch.Tensor) -> torch.Tensor:
         """By how much the error falls with each combination (M,) of object k, beside those chosen (K,) of the others."""
-        others = self.rows.gather(1, chosen[:, None])[:, 0]  # (K,)
+        others = self.numbers.gather(1, chosen[:, None])[:, 0]  # (K,)
         others = torch.cat([others[:k], others[k + 1 :], others.new_tensor([len(self.gram) - 1])])  # what is fixed, too
-        own = self.rows[k]
+        own = self.numbers[k, :-1]
         linear = self.linear[others].sum() + self.linear[own]
         quadratic = self.gram[others][:, others].sum() + 2 * self.gram[own][:, others].sum(1) + self.gram[own, own]
         return gain_score(linear, quadratic)
 
-    def descend(self, chosen: torch.Tensor, rounds: int, most: int) -> torch.Tensor:
-        """The combination of each object (K,), one of its first `most`, after rounds of one object after the other."""
+    def descend(self, chosen: torch.Tensor, rounds: int) -> torch.Tensor:
+        """The combination of each object (K,), after rounds of one object after the other."""
         for _ in range(rounds):
             before = chosen.clone()
             for k in range(len(chosen)):
-                chosen[k] = self.scores(k, chosen)[:most].argmax()
+                chosen[k] = self.scores(k, chosen).argmax()
             if bool((chosen == before).all()):
                 break
         return chosen
@@ -94,26 +109,14 @@ def describe(
     own = each[rows]
     cut = cut_scores(form, phi, whole[rows, :2], values, m - own)
     values = values[shortlists(cut, whole[rows], values)]  # (J, T, D - 2)
-    most = values.shape[1]
-    prices = Describer(form, may_stand(phi, whole[rows], values, own), m - own.sum(0))
+    prices = Describer(form, phi, whole[rows], own, values, m - own.sum(0))
     same = (whole[rows, None, 2:] == values).all(2)  # (J, T)
     known = same.any(1)
-    chosen = torch.where(known, same.to(torch.int8).argmax(1), most)  # (J,)
+    chosen = torch.where(known, same.to(torch.int8).argmax(1), prices.as_it_is)  # (J,)
     for j in (~known).nonzero()[:, 0].tolist():  # those of unknown attributes
-        chosen[j] = prices.scores(j, chosen)[:most].argmax()
-    whole[rows, 2:] = values[torch.arange(len(rows)), prices.descend(chosen, ROUNDS, most)]
+        chosen[j] = prices.scores(j, chosen).argmax()
+    whole[rows, 2:] = values[torch.arange(len(rows)), prices.descend(chosen, ROUNDS)]
     return whole
-
-
-def may_stand(phi: Phi, conds: torch.Tensor, values: torch.Tensor, each: torch.Tensor) -> torch.Tensor:
-    """phi (K, M + 1, P, R) of what may stand where objects (K, D) do: M combinations (K, M, D - 2), and they as they are.
-
-    Args:
-        each: phi (K, P, R) of the objects.
-    """
-    k, m = values.shape[:2]
-    whole = torch.cat([conds[:, None, :2].expand(-1, m, -1), values], dim=2)  # (K, M, D)
-    return torch.cat([phi(whole.flatten(0, 1)).unflatten(0, (k, m)), each[:, None]], dim=1)
 
 
 def shortlists(cut: torch.Tensor, conds: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
@@ -151,9 +154,9 @@ def evidence(form: ErrorForm, phi: Phi, conds: torch.Tensor, values: torch.Tenso
     m = each.sum(0)
     cut = cut_scores(form, phi, conds[:, :2], values, m - each)
     chosen = shortlists(cut, conds, values)  # (K, T)
-    prices = Describer(form, may_stand(phi, conds, values[chosen], each), torch.zeros_like(m))
-    as_it_is = torch.full_like(chosen[:, 0], chosen.shape[1])
-    full = torch.stack([prices.scores(k, as_it_is)[:-1] for k in range(len(conds))])  # (K, T)
+    prices = Describer(form, phi, conds, each, values[chosen], torch.zeros_like(m))
+    as_they_are = torch.full_like(chosen[:, 0], prices.as_it_is)
+    full = torch.stack([prices.scores(k, as_they_are) for k in range(len(conds))])  # (K, T)
     best = full.argmax(1, keepdim=True)  # (K, 1)
     shift = full.gather(1, best) - cut.gather(1, chosen.gather(1, best))
     lower = (cut + shift).scatter(1, chosen, full)  # (K, M)
