@@ -54,7 +54,7 @@ class VariedScenes(torch.utils.data.Dataset):
     """A dataset whose pictures were all decoded once, and can be varied: `varied` draws a variation, indexing gives none.
 
     Where its conditions hold attributes, `varied` makes some unknown (`Forgetting`), and the colour where it changed it;
-    with `mistakes`, its items also have `mistaken` (K, D): the conditions with one wrong value.
+    with `mistakes`, its items also have `mistaken` (K, D): each object with one wrong value.
 
     Memory: 3 bytes per pixel of the files, and of the resized pictures (520 MB for 6,000 of 192x128).
     """

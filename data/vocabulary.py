@@ -61,16 +61,15 @@ def forget(
 
 
 def mistake(conds: torch.Tensor, vocabulary: Vocabulary, rng: np.random.Generator) -> torch.Tensor:
-    """Conditions (K, D) in which one known value of one object is another one; as they are where there is no other.
+    """Conditions (K, D) in which one known value of each object is another one; as they are where there is no other.
 
-    The object with its attribute, and the wrong value, are drawn uniformly.
+    The attribute, and the wrong value, are drawn uniformly.
     """
-    told = conds.numpy()
+    told, wrong = conds.numpy(), conds.clone()
     parts = [part for name, part in blocks(vocabulary) if len(vocabulary[name]) > 1]
-    known = [(row, part) for part in parts for row in np.flatnonzero(told[:, part].any(1))]
-    wrong = conds.clone()
-    if known:
-        row, part = known[int(rng.integers(len(known)))]
+    known = np.stack([told[:, part].any(1) for part in parts], axis=1) if parts else np.zeros((len(told), 0))  # (K, F)
+    for row in np.flatnonzero(known.any(1)):
+        part = parts[rng.choice(np.flatnonzero(known[row]))]
         wrong[row, part] = conds[row, part].roll(int(rng.integers(1, part.stop - part.start)))
     return wrong
 

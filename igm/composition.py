@@ -37,12 +37,6 @@ def pack(conds: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.T
     return conds[index, slot], equal_weights(mask)[index, slot], index
 
 
-def compose(predictions: torch.Tensor, weights: torch.Tensor, index: torch.Tensor, num_images: int) -> torch.Tensor:
-    """f_w = sum_k w_k f_k: predictions (P, ...), weights (P,), index (P,) -> (num_images, ...)."""
-    weighted = predictions * weights.view(-1, *[1] * (predictions.ndim - 1)).to(predictions)
-    return weighted.new_zeros(num_images, *predictions.shape[1:]).index_add(0, index, weighted)
-
-
 def predictor(
     denoiser: Denoiser, conds: torch.Tensor, mask: torch.Tensor
 ) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:

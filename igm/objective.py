@@ -1,5 +1,6 @@
 """Noise draws and the denoising error E || y - f_w(x_t, t) ||^2, which training and inference both minimise."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -73,29 +74,43 @@ def composed_error(
     weights: torch.Tensor,
     index: torch.Tensor,
 ) -> torch.Tensor:
-    """Denoising error of one composition per image, or of several, on one draw per image.
+    """Denoising error of one composition per image, on one draw per image.
 
     Args:
         x_0: latents (B, C, H, W). noise: B draws.
-        conds, weights, index: the P packed pairs of `composition.pack`; weights (S, P) are of S compositions.
+        conds, weights, index: the P packed pairs of `composition.pack`.
 
     Returns:
-        error (B,) or (S, B): squared error, mean over C, H, W.
+        error (B,): squared error, mean over C, H, W.
     """
     x_t = denoiser.add_noise(x_0, noise.eps, noise.t)
-    prediction = denoiser.predict_composed(x_t, noise.t, conds, weights, index)  # (..., B, C, H, W)
+    prediction = denoiser.predict_composed(x_t, noise.t, conds, weights, index)  # (B, C, H, W)
     target = denoiser.target(x_0, noise.eps, noise.t)
-    return (target - prediction).square().mean((-3, -2, -1))
+    return (target - prediction).square().mean((1, 2, 3))
 
 
-def contrastive_error(error: torch.Tensor, mistaken: torch.Tensor, size: int) -> torch.Tensor:
-    """How badly the true concepts are told from mistaken ones (B,): -log of the share of belief that is theirs.
+def contrasted_error(
+    denoiser: Denoiser,
+    x_0: torch.Tensor,
+    noise: Noise,
+    pairs: Sequence[torch.Tensor],
+    mistaken: torch.Tensor,
+    replaced: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`composed_error` (B,), and how badly concepts are told from mistaken ones (Q,), on the same draws.
 
-    Belief in concepts is exp(-||y - f_w||^2 / CONTRAST_SCALE), as inference compares them by their squared errors alone.
-    Lowering it sharpens what a network says of an attribute whose trace in the picture is small, where the denoising
-    error of the truth alone hardly tells.
+    The latter is -log of the share of belief that is the truth's, where belief is exp(-||y - f_w||^2 / CONTRAST_SCALE), as
+    inference compares concepts by their squared errors alone. Lowering it sharpens what a network says of an attribute
+    whose trace in the picture is small, where the denoising error of the truth alone hardly tells.
 
     Args:
-        error, mistaken: mean squared errors (B,) under either, on the same draw. size: numbers that they are means of.
+        pairs: conds, weights and index of `composition.pack`. mistaken: concepts (Q, D), each of which stands once for that
+            of pair `replaced` (Q,), all others as they are.
     """
-    return torch.nn.functional.softplus(size * (error - mistaken) / CONTRAST_SCALE)
+    conds, weights, index = pairs
+    x_t = denoiser.add_noise(x_0, noise.eps, noise.t)
+    replacements = (mistaken, replaced)
+    prediction, changes = denoiser.predict_replaced(x_t, noise.t, conds, weights, index, replacements)
+    left = denoiser.target(x_0, noise.eps, noise.t) - prediction  # (B, C, H, W)
+    more = (changes * (changes - 2 * left[index[replaced]])).sum((1, 2, 3))  # (Q,): ||left - change||^2 - ||left||^2
+    return left.square().mean((1, 2, 3)), torch.nn.functional.softplus(-more / CONTRAST_SCALE)

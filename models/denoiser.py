@@ -9,20 +9,20 @@ import torch
 from diffusers import DDPMScheduler
 from torch import nn
 
-from igm import warn
 from igm.facts import FACTS_FILE, Facts
 from igm.files import replace_json
-from igm.hub import EMA_DIR, MODEL_DIRS, NETWORK_DIR, find_repository, local_path
+from igm.hub import NETWORK_DIR
 from igm.models import ModelError
 from igm.models.attention import use_single_token_attention
+from igm.models.checkpoint import fetch_folder, load_network, load_scheduler, read_facts
 from igm.models.codec import DEFAULT_MODEL, Codec, load_codec
 from igm.models.compilation import compiled_agrees
-from igm.models.configs import check_schedule, one_line, read_config
+from igm.models.composition import compose
+from igm.models.configs import one_line, read_config
 from igm.models.drawing import DrawingUNet
 from igm.models.precision import autocast
 from igm.models.separable import SeparableUNet
-from igm.models.unet import SharedTrunkUNet, UNet2DConditionModel, build_network, cond_size, read_network
-from igm.models.weights import has_model
+from igm.models.unet import SharedTrunkUNet, UNet2DConditionModel, build_network, cond_size
 from igm.resources import CONFIGS
 
 # The published checkpoints have no schedule and no facts of their own: the config and the facts for each size of condition.
@@ -162,11 +162,10 @@ class Denoiser(nn.Module):
         """The prediction of each image's composition: sum_k w_k f_k, or what the network was trained with.
 
         Args:
-            x_t, t, conds, index: as in `predict_pairs`. weights: (P,), w_k, 1 / K of each image, 0 for padding; or (S, P)
-                of S compositions.
+            x_t, t, conds, index: as in `predict_pairs`. weights: (P,), w_k, 1 / K of each image, 0 for padding.
 
         Returns:
-            predictions (B, C, H, W) or (S, B, C, H, W), float32.
+            predictions (B, C, H, W), float32.
         """
         if self.composes:
             weights = getattr(self.network, "module", self.network).weights_in_sum(weights)
@@ -179,10 +178,35 @@ class Denoiser(nn.Module):
         if self.composes:
             with autocast(self.device, self.precision):
                 return self.network(x_t, t, conds, index, weights).float()
-        predictions = self.predict_pairs(x_t, t, conds, index)
-        weighted = predictions * weights[..., None, None, None].to(predictions)  # (..., P, C, H, W)
-        start = weighted.new_zeros(*weights.shape[:-1], len(x_t), *predictions.shape[1:])
-        return start.index_add(-4, index, weighted)
+        return compose(self.predict_pairs(x_t, t, conds, index), weights, index, len(x_t))
+
+    def predict_replaced(
+        self,
+        x_t: torch.Tensor,
+        t: torch.Tensor,
+        conds: torch.Tensor,
+        weights: torch.Tensor,
+        index: torch.Tensor,
+        replacements: tuple[torch.Tensor, torch.Tensor],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`predict_composed`, and by how much it would change with one concept replaced by another.
+
+        Args:
+            replacements: concepts (Q, D), and the pairs (Q,) whose places they take, each alone.
+
+        Returns:
+            predictions (B, C, H, W), and Q changes of them (Q, C, H, W), float32.
+        """
+        if self.composes:
+            weights = getattr(self.network, "module", self.network).weights_in_sum(weights)
+            with autocast(self.device, self.precision):
+                composed, changes = self.network(x_t, t, conds, index, weights, replacements)
+            return composed.float(), changes.float()
+        others, replaced = replacements
+        both = self.predict_pairs(x_t, t, torch.cat([conds, others]), torch.cat([index, index[replaced]]))
+        own, theirs = both.split([len(conds), len(others)])
+        changes = weights[replaced, None, None, None].to(own) * (theirs - own[replaced])  # (Q, C, H, W)
+        return compose(own, weights, index, len(x_t)), changes
 
     def trial_pass(self, network: nn.Module, rows: int, images: int) -> torch.Tensor:
         """What `network`, of this one's kind, predicts for `rows` empty pairs of `images`, on the default device."""
@@ -312,53 +336,6 @@ class Denoiser(nn.Module):
         check_codec(network.config, loaded)
         denoiser.check_runs(f"checkpoint {folder}")
         return denoiser.eval().requires_grad_(False)
-
-
-def read_facts(folder: Path, published: Facts) -> Facts:
-    """What igm.json says of a checkpoint; where there is none, what is assumed of a published one, and said."""
-    if (folder / FACTS_FILE).is_file():
-        return Facts.read(folder)
-    low, high = published.pixel_range
-    if (low, high) != (-1, 1):
-        warn(f"{folder} has no {FACTS_FILE}: taken as the published code's, trained on pixels in [{low:g}, {high:g}]")
-    return published
-
-
-def load_scheduler(path: str | Path) -> DDPMScheduler:
-    """The training noise schedule from a scheduler_config.json.
-
-    Raises:
-        ModelError: no such file, not a scheduler's, or one of impossible values.
-    """
-    config = read_config(path, "--scheduler_config")
-    if "beta_schedule" not in config and "beta_start" not in config:
-        raise ModelError(f"--scheduler_config {path} names no beta schedule; it is not a scheduler's config")
-    check_schedule(config, f"--scheduler_config {path}")
-    return DDPMScheduler.from_config({k: v for k, v in config.items() if not k.startswith("_")})
-
-
-def load_network(folder: Path, ema: bool = True) -> Any:
-    """The network of a checkpoint, averaged weights first if `ema`.
-
-    Raises:
-        ModelError: no weights there, not safetensors, or not exactly those that their config describes.
-    """
-    places = [folder / EMA_DIR] * ema + [folder / NETWORK_DIR, folder / "unet", folder]
-    place = next((p for p in places if has_model(p)), None)
-    if place is None:
-        raise ModelError(f"checkpoint {folder} holds no weights (looked for {NETWORK_DIR}/*.safetensors); name another")
-    return read_network(place, "checkpoint")
-
-
-def fetch_folder(name: str | Path, local_files_only: bool, revision: str | None = None) -> Path:
-    """A local folder as it is; anything else is fetched from the hub.
-
-    Raises:
-        ModelError: neither a folder nor a repository within reach.
-    """
-    if (path := local_path(name)) is not None:
-        return path
-    return find_repository(str(name), revision, local_files_only, "--checkpoint").fetch(MODEL_DIRS, "--checkpoint")
 
 
 def build_denoiser(

@@ -12,6 +12,7 @@ import torch
 from diffusers.configuration_utils import register_to_config
 from torch import nn
 
+from igm.models.composition import compose
 from igm.models.unet import NETWORKS, SharedTrunkUNet
 
 COMPOSITIONS = ("sum", "mean")
@@ -108,21 +109,30 @@ class LocalConcepts:
         conds: torch.Tensor,
         index: torch.Tensor,
         weights: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Predict for pairs (image, concept), or, with `weights`, for each image the composition of its pairs, or several.
+        replacements: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ) -> Any:
+        """Predict for pairs (image, concept), or, with `weights`, for each image the composition of its pairs.
 
         Args:
             x_t: noisy latents (B, C, H, W). t: timesteps (B,). conds: concepts (P, D).
             index: (P,), the row of `x_t` that each concept belongs to.
-            weights: (P,), a_k of each pair, 0 for padding; or (S, P), of S compositions each.
+            weights: (P,), a_k of each pair, 0 for padding.
+            replacements: concepts (Q, D), and the pairs (Q,) whose places they take, each alone.
 
         Returns:
-            predictions (P, C, H, W); with `weights` (B, C, H, W) or (S, B, C, H, W).
+            predictions (P, C, H, W); with `weights` (B, C, H, W); with `replacements` also how each changes that of its
+            image (Q, C, H, W).
         """
         shared = self.encode(x_t, t)
         if weights is None:
             return self.decode(shared, conds, index)
-        return self.compose(shared, self.summed(conds, weights, index, len(x_t)))
+        if replacements is None:
+            return self.compose(shared, compose(self.phi_last(conds), weights, index, len(x_t)).movedim(-1, 1))
+        others, replaced = replacements
+        own, theirs = self.phi_last(torch.cat([conds, others])).split([len(conds), len(others)])  # (P or Q, H, W, R)
+        m = compose(own, weights, index, len(x_t)).movedim(-1, 1)  # (B, R, H, W)
+        changes = self.change(shared, theirs - own[replaced], index[replaced])  # (Q, C, H, W)
+        return self.compose(shared, m), weights[replaced, None, None, None].to(changes) * changes
 
     @property
     def composition(self) -> str:
@@ -137,19 +147,20 @@ class LocalConcepts:
         """The prediction (B, C, H, W) under m (B, R, H, W), from what `encode` gave."""
         raise NotImplementedError
 
-    def summed(self, conds: torch.Tensor, weights: torch.Tensor, index: torch.Tensor, num_images: int) -> torch.Tensor:
-        """m (..., B, R, H, W) of concepts (P, D), weights a_k (..., P) and the images that they belong to, index (P,)."""
-        each = self.phi(conds).movedim(
-            1, -1
-        )  # (P, H, W, R): phi's own layout, in which rows add up several times faster
-        each = each * weights[..., None, None, None]  # (..., P, H, W, R)
-        m = each.new_zeros(*each.shape[:-4], num_images, *each.shape[-3:]).index_add(-4, index, each)
-        return m.movedim(-1, -3)  # (..., B, R, H, W)
+    def change(
+        self, shared: tuple[torch.Tensor, torch.Tensor], of_m: torch.Tensor, index: torch.Tensor
+    ) -> torch.Tensor:
+        """How the predictions of images `index` (Q,) change (Q, C, H, W) where m does by `of_m` (Q, H, W, R)."""
+        raise NotImplementedError
 
     def phi(self, conds: torch.Tensor) -> torch.Tensor:
         """The R numbers of each concept (P, D) at each place: (P, R, H, W), twice differentiable in the concept."""
+        return self.phi_last(conds).movedim(-1, 1)
+
+    def phi_last(self, conds: torch.Tensor) -> torch.Tensor:
+        """phi (P, H, W, R) in its own layout, in which concepts add up several times faster."""
         offsets = (self.grid[None].to(conds.dtype) - conds[:, :2, None, None]).movedim(1, -1)  # (P, H, W, 2)
-        return self.phi_at(offsets, conds[:, None, None, 2:].expand(*offsets.shape[:3], -1)).movedim(-1, 1)
+        return self.phi_at(offsets, conds[:, None, None, 2:].expand(*offsets.shape[:3], -1))
 
     def phi_at(self, offsets: torch.Tensor, what: torch.Tensor) -> torch.Tensor:
         """phi (..., R) at places that lie `offsets` (..., 2) from a concept of attributes `what` (..., D - 2)."""
@@ -202,9 +213,16 @@ class SeparableUNet(LocalConcepts, SeparableTrunk):
         self.mix = nn.Linear(rank, in_channels, bias=False)  # W
 
     def compose(self, shared: tuple[torch.Tensor, torch.Tensor], m: torch.Tensor) -> torch.Tensor:
-        """The prediction (..., B, C, H, W) under m (..., B, R, H, W), from what `encode` gave: f_0 + W (B * m)."""
+        """The prediction (B, C, H, W) under m (B, R, H, W), from what `encode` gave: f_0 + W (B * m)."""
         start, features = shared
         return start + self.mixed(features * m.to(features.dtype))
+
+    def change(
+        self, shared: tuple[torch.Tensor, torch.Tensor], of_m: torch.Tensor, index: torch.Tensor
+    ) -> torch.Tensor:
+        """W (B * change of m), as the prediction is linear in m: (Q, C, H, W)."""
+        features = shared[1].movedim(1, -1)[index]  # (Q, H, W, R)
+        return self.mix(features * of_m.to(features.dtype)).movedim(-1, 1)
 
     @torch.no_grad()
     def phi_and_slopes(self, conds: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -27,8 +27,9 @@ from igm.data.synthetic.animals import scenes, sprites
 from igm.dry_run import describe, memory_estimate, parts_of
 from igm.facts import FACTS_FILE, Facts
 from igm.files import replace_file, replace_json, replace_text
+from igm.models.checkpoint import load_network
 from igm.models.codec import KLCodec, read_codec
-from igm.models.denoiser import build_denoiser, load_network
+from igm.models.denoiser import build_denoiser
 from igm.models.unet import read_config
 from igm.resources import CONFIGS
 from igm.settings import Settings, path, positive, setting

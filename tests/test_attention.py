@@ -12,7 +12,7 @@ from igm.models.attention import (
     idle_parameters,
     use_single_token_attention,
 )
-from igm.models.denoiser import load_network
+from igm.models.checkpoint import load_network
 from igm.models.unet import build_network
 
 NUM_BLOCKS = 4  # one in the first level down, two in the last level up, one in the middle

@@ -17,7 +17,7 @@ from igm.baselines.set_prediction import as_set, matched_loss, parts_of, read_se
 from igm.baselines.slot_attention import SlotAttentionLearner
 from igm.data.vocabulary import cond_size, decode_objects, encode_object
 from igm.facts import Facts
-from igm.models.denoiser import load_network
+from igm.models.checkpoint import load_network
 from igm.models.unet import build_network
 
 VOCABULARY = {"shape": ("cube", "sphere"), "color": ("blue", "red", "yellow")}

@@ -30,7 +30,8 @@ from igm.facts import Facts
 from igm.inference.settings import GradientSettings
 from igm.inference.types import Posterior
 from igm.models import ModelError
-from igm.models.denoiser import Denoiser, load_network
+from igm.models.checkpoint import load_network
+from igm.models.denoiser import Denoiser
 from igm.models.unet import build_network
 from igm.tasks import find_task
 

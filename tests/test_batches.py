@@ -57,7 +57,8 @@ def test_padded_pairs_change_neither_loss_nor_gradient(make_denoiser, kind):
 def test_padding_gives_few_sizes():
     sizes, most = set(), 5 * 128
     for number in range(128, most + 1):
-        conds, weights, index = pad_pairs(torch.rand(number, 2), torch.ones(number), torch.arange(number), most)
+        pairs = {"conds": torch.rand(number, 2), "weights": torch.ones(number), "index": torch.arange(number)}
+        conds, weights, index = pad_pairs(pairs, "weights", most).values()
         assert number <= len(conds) < number + most / NUM_BUCKETS and len(conds) <= most
         assert weights.sum() == number and (index[number:] == 0).all() and (weights[number:] == 0).all()
         assert len(conds) == len(weights) == len(index)

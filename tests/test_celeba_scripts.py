@@ -15,7 +15,7 @@ from igm.error_matrix import ErrorMatrix
 from igm.inference.discrete import OneOfEach, infer_discrete
 from igm.inference.settings import DiscreteSettings
 from igm.inference.types import Posterior
-from igm.models.denoiser import load_network
+from igm.models.checkpoint import load_network
 
 PUBLISHED = ("--scheduler_config", "configs/clevr-2D-pos/scheduler/scheduler_config.json")
 PUBLISHED += ("--unet_config", "configs/clevr-2D-pos/unet/config.json")

@@ -5,8 +5,9 @@ import itertools
 import pytest
 import torch
 
-from igm.composition import compose, equal_weights, pack, predictor
+from igm.composition import equal_weights, pack, predictor
 from igm.error_matrix import ErrorMatrix
+from igm.models.composition import compose
 from igm.objective import Noise, composed_error
 
 MASK = torch.tensor([[1.0, 1, 1, 0], [1, 0, 0, 0], [1, 1, 1, 1]])

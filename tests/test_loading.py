@@ -11,10 +11,12 @@ from conftest import POSITION_UNET, ROOT, SCHEDULER, UNET
 from diffusers import AutoencoderKL, DDIMScheduler, DPMSolverMultistepScheduler, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
+from igm.hub import EMA_DIR, NETWORK_DIR
 from igm.models import ModelError
+from igm.models.checkpoint import load_network, load_scheduler
 from igm.models.codec import PatchPCA, codec_fingerprint, load_codec
 from igm.models.configs import check_config, check_schedule, read_config
-from igm.models.denoiser import EMA_DIR, NETWORK_DIR, Denoiser, build_denoiser, load_network, load_scheduler
+from igm.models.denoiser import Denoiser, build_denoiser
 from igm.models.sampling import CompositionPipeline
 from igm.models.stable_diffusion import StableDiffusion
 from igm.models.unet import build_network, network_class, read_network

@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 
 from igm.facts import Facts
 from igm.models import ModelError
+from igm.models.checkpoint import load_network, load_scheduler
 from igm.models.codec import KLCodec, PatchPCA, codec_fingerprint, load_codec
-from igm.models.denoiser import Denoiser, build_denoiser, check_codec, check_resolution, load_network, load_scheduler
+from igm.models.denoiser import Denoiser, build_denoiser, check_codec, check_resolution
 from igm.models.sampling import SCHEDULERS, CompositionPipeline
 from igm.models.unet import SharedTrunkUNet, build_network, cond_size, read_config
 

@@ -17,8 +17,9 @@ from safetensors.torch import load_file
 from igm.composition import pack
 from igm.data.clevr import Clevr
 from igm.models import ModelError
+from igm.models.checkpoint import load_network
 from igm.models.codec import load_codec
-from igm.models.denoiser import Denoiser, load_network
+from igm.models.denoiser import Denoiser
 from igm.objective import Noise, composed_error, draw_noise
 from igm.settings import SettingError
 from igm.training.batches import DataOrder, Share, StepNoise, TrainingBatches, step_generator

@@ -13,8 +13,8 @@ from torch.utils.data import default_collate
 from igm.facts import Facts
 from igm.inference.method import Method
 from igm.models import ModelError
+from igm.models.checkpoint import fetch_folder, load_network
 from igm.models.compilation import compiled_agrees
-from igm.models.denoiser import fetch_folder, load_network
 from igm.models.unet import build_network, read_config
 from igm.settings import Settings, setting
 from igm.training.compositional import check_kind, copy_weights

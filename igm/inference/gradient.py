@@ -6,13 +6,13 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 
-from igm.composition import compose
 from igm.data.images import decode_image
 from igm.figures.animation import convergence_gif
 from igm.inference.draws import draw_for_images, image_generators, with_offset_noise
 from igm.inference.method import DenoiserMethod, check_counts, encode_images, register
 from igm.inference.settings import GradientSettings
 from igm.inference.types import Inferred, Posterior
+from igm.models.composition import compose
 from igm.models.denoiser import Denoiser
 
 START_MEAN, START_STD = 0.5, 0.13  # the published code's start

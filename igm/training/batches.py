@@ -166,16 +166,15 @@ def quiet_threads(worker: int) -> None:
     sys.excepthook = lambda *error: None
 
 
-def pad_pairs(
-    conds: torch.Tensor, weights: torch.Tensor, index: torch.Tensor, most: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Repeat the first pair with weight 0 until their number is one of NUM_BUCKETS sizes; `most` is the largest.
+def pad_pairs(pairs: dict[str, torch.Tensor], weights: str, most: int) -> dict[str, torch.Tensor]:
+    """Repeat the first of P pairs, (P, ...) by name, until their number is one of NUM_BUCKETS sizes; `most` is the largest.
 
-    A repeated real pair is finite whenever the real ones are, so that 0 times its prediction is 0.
+    `weights` names those that are 0 of what is repeated. A repeated real pair is finite whenever the real ones are, so
+    that 0 times its prediction is 0. No pairs stay none.
     """
-    step = math.ceil(most / NUM_BUCKETS)
-    missing = -len(conds) % step
-    repeated = torch.cat([torch.arange(len(conds)), torch.zeros(missing, dtype=torch.long)])  # (P',)
-    padded = weights[..., repeated]
-    padded[..., len(conds) :] = 0
-    return conds[repeated], padded, index[repeated]
+    size = len(pairs[weights])
+    missing = -size % math.ceil(most / NUM_BUCKETS)
+    repeated = torch.cat([torch.arange(size), torch.zeros(missing, dtype=torch.long)])  # (P',)
+    padded = {name: own[repeated] for name, own in pairs.items()}
+    padded[weights][size:] = 0
+    return padded

@@ -29,8 +29,9 @@ from safetensors import SafetensorError, safe_open
 
 from igm import UserError, warn
 from igm.files import replace_json, write_through
+from igm.hub import EMA_DIR, NETWORK_DIR
 from igm.models import ModelError
-from igm.models.denoiser import EMA_DIR, NETWORK_DIR, load_network
+from igm.models.checkpoint import load_network
 from igm.models.unet import one_line, read_config
 from igm.models.weights import check_finite, find_weights, read_shapes
 from igm.settings import shortened

@@ -1,7 +1,6 @@
 """The method's own learner: E || y - f_w(x_t, t) ||^2, where f_w = sum_k w_k f(x_t, t | c_k), over the network."""
 
 import dataclasses
-import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -16,16 +15,18 @@ from igm.data.varied import Forgetting
 from igm.facts import Facts
 from igm.models import ModelError
 from igm.models.attention import idle_parameters, use_single_token_attention
+from igm.models.checkpoint import load_network
 from igm.models.codec import DEFAULT_MODEL, Codec, codec_fingerprint, load_codec
-from igm.models.denoiser import Denoiser, build_denoiser, check_resolution, load_network
+from igm.models.denoiser import Denoiser, build_denoiser, check_resolution
 from igm.models.unet import one_line
-from igm.objective import Noise, composed_error, contrastive_error, snr_weights
+from igm.objective import Noise, composed_error, contrasted_error, snr_weights
 from igm.training.batches import StepNoise, pad_pairs
 from igm.training.codecs import is_unfitted, unfitted_codec
 from igm.training.learner import Batch, Item, Learner
 from igm.training.previews import validation_pictures
 from igm.training.settings import ModelSettings, TrainSettings
 
+PAIRS = ("conds", "weights", "index")  # of `pack`
 IMAGES = ("posterior_mean", "posterior_std", "pixel_values")  # what an item may hold of its image
 
 
@@ -71,48 +72,56 @@ class CompositionalLearner(Learner):
     def collate(items: Sequence[Item], static_shapes: bool = False) -> Batch:
         """Images as the items hold them (B, ...); `conds` (P, ...), `weights` (P,) and `index` (P,) of `pack`.
 
-        Where items also hold `mistaken` conditions, weights (2, P) are of the true compositions and of those.
+        Where items also hold `mistaken` conditions (K, D), those that differ: `mistaken` (Q, D), the pairs that they stand
+        for `replaced` (Q,), and `counted` (Q,), 0 for padding.
         """
         both = stacked(items)
-        conds, weights, index = pack(both["conds"], both["mask"])
-        most = both["mask"].numel()
+        pairs = dict(zip(PAIRS, pack(both["conds"], both["mask"]), strict=True))
+        wrong = {}
         if "mistaken" in both:
-            most += len(items)  # one object of each image twice
-            conds, weights, index = with_mistaken(conds, weights, index, pack(both["mistaken"], both["mask"])[0])
+            mistaken = pack(both["mistaken"], both["mask"])[0]  # (P, D)
+            (replaced,) = (mistaken != pairs["conds"]).any(1).nonzero(as_tuple=True)  # (Q,)
+            wrong = {"mistaken": mistaken[replaced], "replaced": replaced, "counted": torch.ones(len(replaced))}
         if static_shapes:
-            conds, weights, index = pad_pairs(conds, weights, index, most)
-        return {"conds": conds, "weights": weights, "index": index, **{n: both[n] for n in IMAGES if n in both}}
+            most = both["mask"].numel()
+            pairs, wrong = pad_pairs(pairs, "weights", most), pad_pairs(wrong, "counted", most) if wrong else {}
+        return {**pairs, **wrong, **{n: both[n] for n in IMAGES if n in both}}
 
     def loss(self, batch: Batch) -> torch.Tensor:
-        """Mean denoising error of the composition, weighted where that is asked for; and the contrast to a mistaken one."""
-        errors = self.held_out_error(batch)  # (B,), or (2, B) of the true and the mistaken ones
-        error = errors if errors.ndim == 1 else errors[0]  # (B,)
+        """Mean denoising error of the composition, weighted where that is asked for; and the contrast to mistaken ones."""
+        x_0, noise = self.latents(batch)
+        told: Any = 0.0
+        if self.contrast is None or "mistaken" not in batch:
+            error = self.error(x_0, noise, batch)  # (B,)
+        else:
+            pairs = [batch[name] for name in PAIRS]
+            error, each = contrasted_error(self.denoiser, x_0, noise, pairs, batch["mistaken"], batch["replaced"])
+            told = self.contrast * (batch["counted"] * each).sum() / len(error)
         if self.snr_gamma is not None:
             kind = self.scheduler.config.prediction_type
             abar: Any = self.denoiser.alphas_cumprod
             error = error * snr_weights(abar, batch["t"], self.snr_gamma, kind)
-        if errors.ndim == 1 or self.contrast is None:
-            return error.mean()
-        told = contrastive_error(errors[0], errors[1], math.prod(batch["eps"].shape[1:]))  # (B,)
-        return error.mean() + self.contrast * told.mean()
+        return error.mean() + told
 
     def held_out_error(self, batch: Batch) -> torch.Tensor:
-        """Denoising error (B,) of each image's composition, without weights; (2, B) where the batch has two of each."""
+        """Denoising error (B,) of each image's composition, without weights."""
+        return self.error(*self.latents(batch), batch)
+
+    def latents(self, batch: Batch) -> tuple[torch.Tensor, Noise]:
+        """x_0 (B, C, H, W), drawn from the posteriors, and the noise."""
         if "posterior_mean" in batch:
             mean, std = batch["posterior_mean"], batch["posterior_std"]  # (B, C, H, W) each
         else:
             with torch.no_grad():
                 mean, std = self.denoiser.encode(batch["pixel_values"])
-        x_0 = mean + std * batch["posterior_eps"]  # (B, C, H, W)
-        noise = Noise(batch["t"], batch["eps"])
-        return self.error(x_0, noise, batch)
+        return mean + std * batch["posterior_eps"], Noise(batch["t"], batch["eps"])
 
     def inference_model(self) -> Denoiser | None:
         """The denoiser."""
         return self.denoiser
 
     def error(self, x_0: torch.Tensor, noise: Noise, batch: Batch) -> torch.Tensor:
-        """Denoising error (..., B) of each image's composition, x_0 (B, C, H, W), on one draw each."""
+        """Denoising error (B,) of each image's composition, x_0 (B, C, H, W), on one draw each."""
         return composed_error(self.denoiser, x_0, noise, batch["conds"], batch["weights"], batch["index"])
 
     def identity(self) -> dict[str, Any]:
@@ -168,16 +177,6 @@ def stacked(items: Sequence[Item]) -> Batch:
     return default_collate(
         [{n: item[n] for n in ("conds", "mask", "mistaken", *IMAGES) if n in item} for item in items]
     )
-
-
-def with_mistaken(
-    conds: torch.Tensor, weights: torch.Tensor, index: torch.Tensor, mistaken: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Packed concepts, and those of `mistaken` (P, D) that differ: conds (P', D), index (P',), and weights (2, P') of the
-    compositions as they are and with the mistaken ones in their place."""
-    wrong = (mistaken != conds).any(1)  # (P,)
-    both = torch.stack([torch.cat([weights, 0 * weights[wrong]]), torch.cat([weights * ~wrong, weights[wrong]])])
-    return torch.cat([conds, mistaken[wrong]]), both, torch.cat([index, index[wrong]])
 
 
 def fresh_denoiser(model: ModelSettings, facts: Facts) -> Denoiser:

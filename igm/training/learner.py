@@ -21,8 +21,8 @@ from igm import UserError
 from igm.data.varied import NOTHING, Forgetting
 from igm.facts import FACTS_FILE, Facts
 from igm.files import replace_json
+from igm.hub import NETWORK_DIR
 from igm.models.codec import Codec
-from igm.models.denoiser import NETWORK_DIR
 from igm.training.batches import DrawsNoise
 from igm.training.settings import ModelSettings, TrainSettings
 
