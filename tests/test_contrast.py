@@ -135,11 +135,18 @@ def test_a_resumed_run_makes_the_same_mistakes(arguments, tmp_path, run_main):
     assert_equal(*(tmp_path / name / "run" / "checkpoint-4" for name in ("once", "twice")))
 
 
+def test_no_weight_is_no_contrast(arguments, tmp_path, run_main):
+    for name, weight in (("none", None), ("zero", 0)):
+        more = {"output_dir": tmp_path / name, "max_train_steps": 2, "contrast": weight}
+        assert run_main("train_clevr", *arguments(**more))[0] == 0
+    assert_equal(*(tmp_path / name / "run" / "checkpoint-2" for name in ("none", "zero")))
+
+
 def test_where_nothing_can_be_mistaken(arguments, tmp_path, run_main, training_args):
     places = training_args(tmp_path / "data", "separable_unet")(contrast=0.1)
     code, _, err = run_main("train_clevr", *places)
     check_refused(code, err, "--contrast needs attributes", "--fields")
     code, _, err = run_main("train_clevr", *arguments(), "--contrast", -1)
-    check_refused(code, err, "--contrast", "above 0")
+    check_refused(code, err, "--contrast", "0 to")
     code, _, err = run_main("train_clevr", *arguments(unet_config=None), "--learner", "drawing", "--dry_run")
     assert "--contrast has no effect on --learner drawing" in err

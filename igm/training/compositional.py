@@ -37,7 +37,7 @@ class CompositionalLearner(Learner):
 
     Args:
         denoiser: network, schedule, codec and facts. snr_gamma: of min-SNR weights, None for equal weights.
-        contrast: weight of telling concepts from mistaken ones, where the batches have these; None for none.
+        contrast: weight of telling concepts from mistaken ones, where the batches have these; None or 0 for none.
     """
 
     name = "compositional"
@@ -91,7 +91,7 @@ class CompositionalLearner(Learner):
         """Mean denoising error of the composition, weighted where that is asked for; and the contrast to mistaken ones."""
         x_0, noise = self.latents(batch)
         told: Any = 0.0
-        if self.contrast is None or "mistaken" not in batch:
+        if not self.contrast or "mistaken" not in batch:
             error = self.error(x_0, noise, batch)  # (B,)
         else:
             pairs = [batch[name] for name in PAIRS]

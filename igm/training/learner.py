@@ -71,7 +71,7 @@ class Learner(ABC):
     @classmethod
     def contrasts(cls, training: TrainSettings) -> bool:
         """Whether items with mistaken conditions are wanted."""
-        return training.contrast is not None and "contrast" not in cls.idle_options
+        return bool(training.contrast) and "contrast" not in cls.idle_options
 
     @staticmethod
     @abstractmethod

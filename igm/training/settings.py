@@ -92,7 +92,9 @@ class TrainSettings(Settings):
         None, "min-SNR weights of the error; 5 is usual (default: equal weights)", kind=positive_float
     )
     contrast: float | None = setting(
-        None, "weight of telling the true attributes of objects from wrong ones (default: none)", kind=positive_float
+        None,
+        "weight of telling the true attributes of objects from wrong ones; 0 as the default: none",
+        kind=not_negative_float,
     )
     t_logit_normal: tuple[float, float] | None = setting(
         None,
