@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from igm import UserError
-from igm.asking import as_attributes, as_counts, as_places
+from igm.asking import as_attributes, as_counts, as_places, warn_of_unlike
 from igm.devices import find_device
 from igm.facts import Facts
 from igm.generation import Composition, as_pictures, sample, settings_of
@@ -73,6 +73,7 @@ class PictureModel:
             found = self.infer(batch.pixels, *concepts, **settings)
         for own, image in zip(found, batch.images, strict=True):
             self.attach(own, image)
+        warn_of_unlike([own.unlike for own in found])
         return found[0] if batch.single else found
 
     def attach(self, answer: Any, image: Image.Image) -> None:
@@ -253,8 +254,9 @@ class ObjectModel(PositionModel):
         """
         places = as_places(positions)
         batch = as_batch(picture, self.model.resolution)
-        method = self.build(ObjectsMethod, {"count": "infer", **settings}, ())
+        method: Any = self.build(ObjectsMethod, {"count": "infer", **settings}, ())
         found = infer_at(self.model, encode_images(self.model, batch.pixels), places, method.settings)
+        warn_of_unlike(method.unlike(found.error) or [])
         return find_task(self.task).answer(found, 0, method.names).objects
 
 
@@ -321,9 +323,8 @@ class DrawingModel(PictureModel):
         Raises:
             UserError: always.
         """
-        raise UserError(
-            f"the model draws scenes, and finds none in pictures; load {self.model.facts.partner or 'another'}"
-        )
+        other = self.model.facts.partner or "another"
+        raise UserError(f"the model draws scenes, and finds none in pictures; load {other}")
 
     @property
     def reader(self) -> PictureModel:
@@ -333,9 +334,7 @@ class DrawingModel(PictureModel):
             UserError: its facts name none.
         """
         if self.partner is None:
-            raise UserError(
-                "the model draws scenes and names no partner that finds them; ask another model's find_again"
-            )
+            raise UserError("the model draws scenes and names no partner that finds them; ask another's find_again")
         return self.partner
 
     @property

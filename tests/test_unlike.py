@@ -71,7 +71,7 @@ def shipped():
     return load_model(device="cpu")
 
 
-def test_the_shipped_model_knows_its_scenes_from_other_pictures(shipped):
+def test_the_shipped_model_knows_its_scenes_from_other_pictures(shipped, capsys):
     """A photograph is not at hand here; a drawn face, noise and stripes are no scenes of objects either."""
     rng = np.random.default_rng(0)
     noise = Image.fromarray(rng.integers(0, 256, (96, 144, 3), dtype=np.uint8))
@@ -79,9 +79,18 @@ def test_the_shipped_model_knows_its_scenes_from_other_pictures(shipped):
     stripes = Image.fromarray(np.tile(bars, (96, 1))).convert("RGB")
     settings = {"num_objects": 3, "num_draws": 16}
     assert not shipped(ROOT / "sample_images" / "scene.png", **settings).unlike
+    assert "unlike" not in capsys.readouterr().err
     for picture in (noise, stripes, draw_face(sample_face(rng, male=False))):
         scene = shipped(picture, **settings)
         assert scene.unlike and scene.to_dict()["unlike"], scene.error
+        assert capsys.readouterr().err.startswith("warning: the picture is unlike all")
+    scene_and_noise = [ROOT / "sample_images" / "scene.png", noise]
+    assert [scene.unlike for scene in shipped(scene_and_noise, **settings)] == [False, True]
+    assert "warning: 1 of 2 pictures are unlike all" in capsys.readouterr().err
+    few = {"max_objects": 2, "num_draws": 4, "count_draws": 4}
+    shipped.ask(noise, [(0.5, 0.5)], **few)
+    shipped.find(noise, num_objects=1, color="red")
+    assert capsys.readouterr().err.count("warning: the picture is unlike all") == 2
     assert shipped.measure(noise, max_objects=2, num_draws=4, count_draws=4).scene(2).unlike
 
 
