@@ -65,12 +65,11 @@ def mistake(conds: torch.Tensor, vocabulary: Vocabulary, rng: np.random.Generato
 
     The attribute, and the wrong value, are drawn uniformly.
     """
-    told, wrong = conds.numpy(), conds.clone()
-    parts = [part for name, part in blocks(vocabulary) if len(vocabulary[name]) > 1]
-    known = np.stack([told[:, part].any(1) for part in parts], axis=1) if parts else np.zeros((len(told), 0))  # (K, F)
-    for row in np.flatnonzero(known.any(1)):
-        part = parts[rng.choice(np.flatnonzero(known[row]))]
-        wrong[row, part] = conds[row, part].roll(int(rng.integers(1, part.stop - part.start)))
+    wrong, parts = conds.clone(), [part for name, part in blocks(vocabulary) if len(vocabulary[name]) > 1]
+    for row, told in enumerate(conds.numpy()):
+        if known := [part for part in parts if told[part].any()]:
+            part = known[int(rng.integers(len(known)))]
+            wrong[row, part] = conds[row, part].roll(int(rng.integers(1, part.stop - part.start)))
     return wrong
 
 

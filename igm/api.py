@@ -17,13 +17,13 @@ import torch
 from PIL import Image
 
 from igm import UserError
-from igm.asking import as_attributes, as_counts, as_places, warn_of_unlike
+from igm.asking import as_attributes, as_counts, as_places
 from igm.devices import find_device
 from igm.facts import Facts
 from igm.generation import Composition, as_pictures, sample, settings_of
 from igm.hub import is_pipeline, list_models, resolve
 from igm.inference.loading import DenoiserLoading, PipelineLoading
-from igm.inference.method import Method, encode_images, methods_of
+from igm.inference.method import Method, encode_images, methods_of, warn_of_unlike
 from igm.inference.objects import ObjectsMethod, infer_at
 from igm.kinds import KINDS, FoundAgain, Kind
 from igm.measured import Measured
@@ -73,7 +73,7 @@ class PictureModel:
             found = self.infer(batch.pixels, *concepts, **settings)
         for own, image in zip(found, batch.images, strict=True):
             self.attach(own, image)
-        warn_of_unlike([own.unlike for own in found])
+        warn_of_unlike(sum(bool(own.unlike) for own in found), len(found))
         return found[0] if batch.single else found
 
     def attach(self, answer: Any, image: Image.Image) -> None:
@@ -256,7 +256,7 @@ class ObjectModel(PositionModel):
         batch = as_batch(picture, self.model.resolution)
         method: Any = self.build(ObjectsMethod, {"count": "infer", **settings}, ())
         found = infer_at(self.model, encode_images(self.model, batch.pixels), places, method.settings)
-        warn_of_unlike(method.unlike(found.error) or [])
+        warn_of_unlike(sum(method.unlike(found.error) or []), 1)
         return find_task(self.task).answer(found, 0, method.names).objects
 
 

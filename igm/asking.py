@@ -1,12 +1,11 @@
-"""What callers of the API say of a picture, checked and as tensors: numbers of objects, places, attributes; and what they
-are warned of."""
+"""What callers of the API say of a picture, checked and as tensors: numbers of objects, places, attributes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
-from igm import UserError, warn
+from igm import UserError
 from igm.data.vocabulary import Vocabulary, text_of
 from igm.wording import plain
 
@@ -51,12 +50,3 @@ def as_attributes(attributes: Mapping[str, Any], vocabulary: Vocabulary) -> dict
         if value not in vocabulary[name]:
             raise UserError(f"{name}={value!r}: the model knows {', '.join(vocabulary[name])}")
     return found
-
-
-def warn_of_unlike(unlike: Sequence[bool | None]) -> None:
-    """A line where some of the pictures are unlike all that their model was measured on; None is not known."""
-    if strange := sum(map(bool, unlike)):
-        of = "the picture is" if len(unlike) == 1 else f"{strange} of {len(unlike)} pictures are"
-        warn(
-            f"{of} unlike all that the model was measured on, by the denoising error; what was found there means little"
-        )

@@ -2,6 +2,7 @@
 
 One network predicts f_k = f(x_t, t | c_k) for one concept; the scene's prediction is f_w = sum_k w_k f_k. The published
 code writes u + sum_k w_k (f_k - u) with an unconditional u; as its weights sum to 1, u cancels and is not computed here.
+The sum itself is `igm.models.composition.compose`, as networks need it, too.
 """
 
 from collections.abc import Callable

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from accelerate import PartialState
 
-from igm import UserError, say, warn
+from igm import UserError, say
 from igm.cli.options import Parser, note_idle, take
 from igm.data import NothingAsked
 from igm.data.images import FITS
@@ -24,7 +24,7 @@ from igm.evaluation.run import BatchSettings, Groups, evaluate
 from igm.evaluation.table import format_table
 from igm.evaluation.weights import weights_fingerprint
 from igm.facts import FACTS_FILE, Facts
-from igm.inference.method import Method, methods_of
+from igm.inference.method import Method, methods_of, warn_of_unlike
 from igm.models import ModelError
 from igm.resources import PRETRAINED
 from igm.settings import Settings, folder_name, positive, setting
@@ -324,22 +324,13 @@ def finish(summary: Mapping[str, Any], evaluation: Evaluation, method: Method, g
     answers = format_answers(folder, summary)
     parts = ([answers] if answers else []) + [format_table(summary), f"Records and summary: {folder}"]
     print("\n" + "\n\n".join(parts))
-    warn_of_unlike(summary)
+    for name, group in summary["groups"].items():
+        warn_of_unlike(group["num_unlike"] or 0, group["num_images"], f"{name}: ", " (`unlike` in results.jsonl)")
     if not evaluation.run.no_figures:
         paths = redraw(folder)
         print("Figures: " + " ".join(str(path) for path in paths))
     for name, dataset in groups.items():
         method.illustrate(dataset, name, folder / "figures")
-
-
-def warn_of_unlike(summary: Mapping[str, Any]) -> None:
-    """A line for each group in which pictures are unlike all that the model was measured on."""
-    for name, group in summary["groups"].items():
-        if group["num_unlike"]:
-            warn(
-                f"{name}: {group['num_unlike']} of {group['num_images']} pictures are unlike all that the model was "
-                "measured on, by their denoising error; what was found there means little (`unlike` in results.jsonl)"
-            )
 
 
 def choose_device(run: RunSettings) -> torch.device:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, TypedDict, Unpack
 
 import torch
 
-from igm import UserError
+from igm import UserError, warn
 from igm.facts import Facts
 from igm.hub import is_pipeline, resolve
 from igm.inference.loading import DenoiserLoading
@@ -180,6 +180,14 @@ class DenoiserMethod(Method):
         **batching: Unpack[Batching],
     ) -> Inferred:
         """Infer the concepts of B images from their posterior."""
+
+
+def warn_of_unlike(strange: int, of: int, where: str = "", hint: str = "") -> None:
+    """A line where some of the pictures are unlike all that their model was measured on (`DenoiserMethod.unlike`)."""
+    if strange:
+        which = "the picture is" if of == 1 else f"{strange} of {of} pictures are"
+        told = f"{which} unlike all that the model was measured on, by the denoising error"
+        warn(f"{where}{told}; what was found there means little{hint}")
 
 
 @torch.no_grad()
