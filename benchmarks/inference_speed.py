@@ -185,7 +185,7 @@ def count_search_failures(denoiser: Denoiser, images: list, options: argparse.Na
     for number, (image, true) in enumerate(images):
         posterior = encode_images(denoiser, image)
         search = SeparableSearch(denoiser, posterior, PursuitSettings(seed=options.seed), [number])
-        found = search.known(torch.tensor([len(true)]))[0][0]
+        found = search.known(torch.tensor([len(true)]))[0]
         failures += bool(search.from_positions(true).error < found.error * (1 - 1e-3))
     return failures
 

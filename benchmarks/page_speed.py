@@ -1,7 +1,7 @@
 """Seconds that a visitor of the page waits, in a real browser that shares the cores with the server.
 
 Needs Chromium with its driver (Debian: chromium, chromium-driver). Times are medians over drawn scenes of 3 to 8 objects:
-from the click until the first look's marks are on the page, and until the judged number with what each object is.
+from the click until the first look is on the page, objects with what each is, and until the judged number.
 
 Example:
     python benchmarks/page_speed.py --num_scenes 10
@@ -33,13 +33,13 @@ LINE = "document.querySelector('#igm-summary')?.textContent || ''"
 DRAW = f"""
 const done = arguments[0], image = () => document.querySelector("#igm-scene image")?.getAttribute("href");
 const before = image(), start = performance.now();
-let marks = null;
+let look = null;
 const watch = new MutationObserver(() => {{
   const line = {LINE}, now = performance.now() - start;
-  if (marks === null && image() && image() !== before && line.includes("First look")) marks = now;
-  if (marks !== null && line.includes("found")) {{
+  if (look === null && image() && image() !== before && line.includes("first look")) look = now;
+  if (look !== null && line.includes("found")) {{
     watch.disconnect();
-    requestAnimationFrame(() => done([marks, performance.now() - start]));
+    requestAnimationFrame(() => done([look, performance.now() - start]));
   }}
 }});
 watch.observe(document.body, {{subtree: true, childList: true, characterData: true, attributes: true}});
@@ -87,13 +87,13 @@ def open_browser(**capabilities: object) -> webdriver.Chrome:
 
 
 def visit(browser: webdriver.Chrome, num_scenes: int) -> list[tuple[float, float]]:
-    """For each drawn scene the seconds until its first marks, and until its judged number, on the page's own clock."""
+    """For each drawn scene the seconds until its first look, and until its judged number, on the page's own clock."""
     wait(lambda: "found" in str(browser.execute_script(f"return {LINE}")))
     browser.set_script_timeout(120)
     times = []
     for _ in range(num_scenes + 1):  # the first one warms up
-        marks, judged = browser.execute_async_script(DRAW)
-        times.append((marks / 1000, judged / 1000))
+        look, judged = browser.execute_async_script(DRAW)
+        times.append((look / 1000, judged / 1000))
         time.sleep(0.5)
     return times[1:]
 
@@ -118,7 +118,7 @@ def main() -> None:
         print(f"up after {time.monotonic() - begun:.1f} s")
         browser.get(address)
         times = visit(browser, options.num_scenes)
-    for name, seconds in zip(("first marks", "judged number"), zip(*times, strict=True), strict=True):
+    for name, seconds in zip(("first look", "judged number"), zip(*times, strict=True), strict=True):
         print(f"{name}: median {statistics.median(seconds):.2f} s, {min(seconds):.2f} to {max(seconds):.2f}")
 
 

@@ -13,7 +13,6 @@ import torch
 
 from igm import UserError
 from igm.error_form import gain_score
-from igm.inference.closed_form_grid import grow
 from igm.inference.counting import PursuitMethod
 from igm.inference.method import encode_images
 from igm.inference.objects import SceneSearch
@@ -24,8 +23,6 @@ from igm.models.denoiser import Denoiser
 from igm.pictures import Picture, as_batch
 from igm.tasks import find_task
 from igm.tasks.positions import Scene
-
-QUICK_STEPS = 2  # of refinement, for a first look
 
 
 @dataclass(frozen=True)
@@ -74,20 +71,11 @@ class Measured:
 
     @torch.no_grad()
     def first_look(self) -> Scene:
-        """Places of the number of objects that looks likely, in a fifth of the time of `scene`.
+        """What `scene` says before it has judged the number of objects on fresh draws; `scene` goes on from there.
 
-        Nothing is judged on fresh draws, so that the number is less sure than that of `scene`, and nothing says how sure it
-        is, or what the objects are.
+        Most numbers are those of `scene`, but nothing says how sure they and the places are.
         """
-        own = self.search
-        search = own.quick
-        grown = grow(search.tables, own.settings.max_objects)
-        sets = [search.off_grid(search.tables.conds[members], QUICK_STEPS) for members in grown]
-        prices = own.settings.count_penalty * own.prices(sets)
-        likely = int((torch.cat([one.error[:, 0] for one in sets]).cpu() + prices).argmin())
-        best = own.whole.off_grid(search.improved(sets[likely]).conds[:, 0], num_steps=0)
-        places = best.conds[0, 0].cpu().numpy()  # (K, 2)
-        return Scene(places, len(places), None, None, float(best.error), self.image, self.model)
+        return self.told(self.search.first_look())
 
     def told(self, found: Inferred) -> Scene:
         """The answer, with the picture and the model that it is about."""

@@ -19,6 +19,13 @@ from igm.measured import Measured
 from igm.objective import Noise, composed_error
 
 SCENE = ROOT / "sample_images" / "scene.png"
+TRUE = {  # what a person sees there
+    ("yellow", "rubber", "sphere", "small"),
+    ("blue", "metal", "sphere", "large"),
+    ("gray", "metal", "cylinder", "large"),
+    ("purple", "rubber", "sphere", "small"),
+    ("cyan", "rubber", "sphere", "small"),
+}
 QUICK = {"num_candidates": 36, "num_draws": 4, "num_steps": 2, "count_draws": 4, "max_objects": 3, "num_views": 1}
 
 
@@ -90,12 +97,28 @@ def test_the_map_is_the_error_with_one_more_object(measured):
         assert found.values[row, column] == pytest.approx(change, abs=2e-5)
 
 
-def test_a_first_look_finds_what_is_there(model):
+@pytest.mark.parametrize("name", ["clevr-scene-mini", "clevr-mini"])
+def test_a_first_look_finds_what_is_there(name):
     """The sample scene's five centres as its generator wrote them."""
     true = np.array([[0.475, 0.2812], [0.2292, 0.45], [0.5333, 0.6312], [0.3792, 0.3812], [0.6208, 0.5625]])
-    look = model.measure(SCENE, max_objects=7).first_look()
+    look = load_model(name, device="cpu").measure(SCENE, max_objects=7).first_look()
     distances = np.linalg.norm(look.positions[:, None] - true[None], axis=2)
     assert look.count >= 4 and (distances.min(1) < 0.05).all() and look.confidence is None
+    if name == "clevr-scene-mini":
+        found = {(own.color, own.material, own.shape, own.size) for own in look.objects}
+        assert len(found & TRUE) >= 4 and all(own.confidence is None for own in look.objects)
+
+
+def test_what_is_found_does_not_depend_on_a_first_look(model):
+    """The whole inference goes on from where the look left off, and ends where it would have without."""
+    looked, other = (model.measure(SCENE, **QUICK) for _ in range(2))
+    looked.first_look()
+    looked.first_look()
+    one, two = looked.scene(), other.scene()
+    np.testing.assert_array_equal(one.positions, two.positions)
+    np.testing.assert_array_equal(one.error_by_count, two.error_by_count)
+    assert [own.attributes for own in one.objects] == [own.attributes for own in two.objects]
+    np.testing.assert_array_equal(looked.scene().positions, two.positions)  # nor on being asked before
 
 
 @pytest.mark.parametrize("objects", [[{"position": (2, 0)}], [{"position": (0.1, 0.1), "color": "pink"}], [7]])

@@ -339,8 +339,25 @@ def test_attributes_lower_the_error_of_a_set(denoiser):
     mean = torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(5))
     search = SceneSearch(denoiser, Posterior(mean, torch.zeros_like(mean)), SETTINGS)
     before = search.known(torch.tensor([2]))[0]
-    after = search.told(0, before)
-    assert float(after[0].error) < float(before[0].error)
+    after = search.described(0, before)
+    assert float(after.error) < float(before.error)
+
+
+def test_the_search_goes_on_from_a_first_look_and_ends_no_higher(denoiser):
+    """A first look is the likely set of those begun; afterwards each of them is as low or lower, and has attributes."""
+    mean = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(6))
+    settings = dataclasses.replace(SETTINGS, count_penalty=1e-3, max_objects=4)
+    search = SceneSearch(denoiser, Posterior(mean, torch.zeros_like(mean)), settings)
+    for i, begun in enumerate(search.begun):
+        told = search.told(i)
+        assert [own.conds.shape[2] for own in told] == [1, 2, 3, 4] and 2 <= len(begun) <= 3
+        for k, own in begun.items():
+            assert own.conds.shape[2:] == (k + 1, denoiser.cond_size)
+            assert float(told[k].error) <= float(own.error) + 1e-6
+    looked, begun = search.first_look(), list(search.begun[0].values())
+    costs = [float(own.error) + 1e-3 * float(search.prices([own])) for own in begun]
+    assert int(looked.num_concepts) == begun[costs.index(min(costs))].conds.shape[2]
+    assert looked.marginals[0].shape == (int(looked.num_concepts), denoiser.cond_size - 2) and looked.confidence is None
 
 
 # Scores

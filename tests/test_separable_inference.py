@@ -56,7 +56,7 @@ def test_answers_do_not_depend_on_the_batch(denoiser, posterior):
 def test_errors_of_sets_are_those_of_the_form(denoiser, posterior):
     """What the search says of its set is what the error form says of it, by hand."""
     search = SeparableSearch(denoiser, posterior, SETTINGS)
-    own = search.known(torch.tensor([2, 2, 2]))[2][0]
+    own = search.known(torch.tensor([2, 2, 2]))[2]
     m = Phi(denoiser.network)(own.conds[0, 0]).sum(0)[None, None].expand(3, -1, -1, -1)
     error, gain = search.form.error_at_best_gain(m)
     torch.testing.assert_close(own.error[0, 0], error[2, 0])
@@ -67,7 +67,7 @@ def test_every_number_ends_no_higher_than_the_grid_starts_it(denoiser, posterior
     search = SeparableSearch(denoiser, posterior, SETTINGS)
     grid = search.whole.among(torch.arange(3))
     starts = [grid.off_grid(grid.tables.conds[members], num_steps=0) for members in grow(grid.tables, 4)]
-    for image, sets in enumerate(search.every(4)):
+    for image, sets in enumerate(search.every):
         assert [own.conds.shape[2] for own in sets] == [1, 2, 3, 4]
         for own, start in zip(sets, starts, strict=True):
             assert float(own.error) <= float(start.error[image, 0]) + 1e-5

@@ -16,7 +16,7 @@ from .reading import Reading
 CURVE = "<h3>Denoising error against the number of objects</h3>"
 HEAT = "<h3>What one more object would change</h3>"
 NOTE = "Orange: one more object there would lower the error, so something is unexplained. Blue: it would raise it."
-SEEKING = "First look. The number is now judged on fresh noise, and each object is asked what it is: 1 to 3 s."
+SEEKING = "at first look; the number is now judged on fresh noise."
 
 
 def table(reading: Reading) -> str:
@@ -37,10 +37,15 @@ def table(reading: Reading) -> str:
     return f'<table class="igm-table"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
 
 
+def counted(number: int) -> str:
+    """How many objects, in words."""
+    return f"{number} object{'s' if number != 1 else ''}"
+
+
 def summary(reading: Reading) -> str:
     """One line above the picture."""
     scene = reading.scene
-    number = f"{scene.count} object{'s' if scene.count != 1 else ''}"
+    number = counted(scene.count)
     if scene is not reading.sought:
         text = f"<b>{number}</b>, as you said; denoising error {scene.error:.4f}"
     else:
@@ -66,7 +71,8 @@ def whole(key: str, reading: Reading) -> list[Any]:
 def first(key: str) -> list[Any]:
     """What a first look shows."""
     reading = readings.SHELF.get(key)
-    return [key, SEEKING, readings.board_of(key, reading, False), ""]
+    line = f"<b>{counted(reading.scene.count)}</b> {SEEKING}" + (f" {UNLIKE}" if reading.scene.unlike else "")
+    return [key, line, readings.board_of(key, reading, False), table(reading)]
 
 
 @spoken

@@ -7,6 +7,7 @@ those of all others: neighbours explain the same pixels, and no object is judged
 is priced in full, those that are best where the object itself is, nearly all of what they differ by.
 """
 
+import functools
 import itertools
 from collections.abc import Sequence
 from typing import Any, Unpack
@@ -186,33 +187,69 @@ class SceneSearch(SeparableSearch):
     """
 
     objects = True
-    near = 1  # the others are tried with attributes alone
+    near = 0  # sets of other numbers are sought once the likely one has attributes
     first_penalty = 1e-3  # lower than for places: sets of more objects than there are get attributes, too
 
-    def told(self, image: int, sets: list[Sets]) -> list[Sets]:
-        """An image's sets (each S = 1, conds (1, 1, K, 2)), those near the likely number with attributes."""
-        search = self.whole.among(torch.tensor([image], device=self.form.g.device))
-        if len(sets) == 1:
-            return [self.moved(search, self.with_attributes(search.form, sets[0]))]
-        best = int((torch.cat([own.error[:, 0] for own in sets]) + self.price(sets)).argmin())
-        found = {best: self.with_attributes(search.form, sets[best])}
-        while new := [i for i in (best - 1, best + 1) if 0 <= i < len(sets) and i not in found]:
+    def first_look(self) -> Inferred:
+        """Also what the objects are."""
+        found = list(self.begun[0].values())
+        looked = self.seen(found[self.likely(found)])
+        looked.marginals = [self.marginals(0, looked.conds[0])]
+        return looked
+
+    @functools.cached_property
+    def begun(self) -> list[dict[int, Sets]]:
+        """Each image's likely set with attributes, and those of an object less and one more, by the number less 1."""
+        found = []
+        for i, sets in enumerate(self.every):
+            best, search = self.likely(sets), self.alone(i)
+            found.append({best: self.with_attributes(search.form, sets[best])})
+            self.extend(found[i], best, search, sets)
+        return found
+
+    def told(self, image: int) -> list[Sets]:
+        """An image's sets of every number, those near the likely one with attributes."""
+        sets, search, found = self.every[image], self.alone(image), dict(self.begun[image])
+        new, best = list(found)[1:], next(iter(found))
+        while new:
             for i in new:
-                found[i] = self.exchanged(search, found[best], self.with_attributes(search.form, sets[i]))
+                if i > best:  # what the best set takes for one object may be two: a larger one is also sought anew
+                    found[i] = min(found[i], self.anew(image, search, sets[i]), key=lambda own: float(own.error))
             for i in new:
                 found[best] = self.exchanged(search, found[i], found[best])
-            told = list(found.values())
-            best = list(found)[int((torch.cat([own.error[:, 0] for own in told]) + self.price(told)).argmin())]
+            best = list(found)[self.likely(list(found.values()))]
+            new = self.extend(found, best, search, sets)
         return [found.get(i, own) for i, own in enumerate(sets)]
 
-    def price(self, sets: list[Sets]) -> torch.Tensor:
-        """What each set pays for its objects (S,)."""
-        return (self.settings.count_penalty * self.prices(sets)).to(self.form.g)
+    def anew(self, image: int, search: Search, sets: Sets) -> Sets:
+        """A set of places alone after moves, with attributes."""
+        return self.with_attributes(search.form, self.improved(torch.tensor([image], device=self.form.g.device), sets))
+
+    def alone(self, image: int) -> Search:
+        """The search in one of the images."""
+        return self.whole.among(torch.tensor([image], device=self.form.g.device))
+
+    def extend(self, found: dict[int, Sets], best: int, search: Search, sets: list[Sets]) -> list[int]:
+        """Add the sets of an object less and of one more than the best to those found; their numbers, less 1."""
+        new = [i for i in (best - 1, best + 1) if 0 <= i < len(sets) and i not in found]
+        for i in new:
+            other = self.changed(search, found[best], less=i < best)
+            near = changed_place(found[best], other) if bool(other.error.isfinite()) else None
+            found[i] = self.with_attributes(search.form, sets[i] if near is None else other, near)
+        return new
+
+    def changed(self, search: Search, sets: Sets, less: bool) -> Sets:
+        """A set without the object that is missed least, or with one more where it lowers the error most."""
+        return self.without_one(search.form, sets) if less else search.enlarged(sets)
+
+    def described(self, image: int, sets: Sets) -> Sets:
+        """An image's set of a known number with attributes."""
+        search = self.alone(image)
+        return self.moved(search, self.with_attributes(search.form, sets))
 
     def exchanged(self, search: Search, start: Sets, own: Sets) -> Sets:
         """A set `own`, or that of another number `start` with an object less or more, whichever has the lower error."""
-        less = start.conds.shape[2] > own.conds.shape[2]
-        other = self.without_one(search.form, start) if less else search.enlarged(start)
+        other = self.changed(search, start, less=start.conds.shape[2] > own.conds.shape[2])
         if not float(other.error) < float(own.error) + self.hope(search, own):
             return own
         other = self.with_attributes(search.form, other, near=changed_place(start, other))
@@ -273,10 +310,15 @@ class SceneSearch(SeparableSearch):
                 own[verdict.best].conds.shape[3] == 2
             ):  # far from the likely number on the draws that chose, not on these
                 own[verdict.best] = self.with_attributes(self.form[slice(i, i + 1)], own[verdict.best])
-        found, values, scale = super().answer(sets, judged), self.values.to(self.form.g), self.settings.attribute_scale
+        found = super().answer(sets, judged)
         each = [own[verdict.best].conds[0, 0] for own, verdict in zip(sets, judged, strict=True)]  # (K, D)
-        found.marginals = [marginals(self.evidence(i, conds), values, scale).cpu() for i, conds in enumerate(each)]
+        found.marginals = [self.marginals(i, conds) for i, conds in enumerate(each)]
         return found
+
+    def marginals(self, image: int, conds: torch.Tensor) -> torch.Tensor:
+        """How likely each value of each of an image's objects (K, D) is: (K, D - 2)."""
+        values = self.values.to(conds)
+        return marginals(self.evidence(image, conds), values, self.settings.attribute_scale).cpu()
 
     def evidence(self, image: int, conds: torch.Tensor) -> torch.Tensor:
         """`evidence` (K, M) of an image's objects (K, D)."""
@@ -296,7 +338,7 @@ def infer_at(denoiser: Denoiser, posterior: Posterior, places: torch.Tensor, set
     """What stands at given places (K, 2) in [0, 1] of one image, B = 1, beside whatever else is found in it."""
     search = SceneSearch(denoiser, posterior, settings)
     s = search.settings
-    sets = search.told(0, search.every(s.max_objects)[0])
+    sets = search.told(0)
     other = sets[search.judge(0, sets, rounds=[s.count_draws], t_range=s.count_range).best].conds[0, 0]
     near = torch.cdist(places.to(other), other[:, :2]).amin(0) < max(search.separation, SAME_PLACE)
     conds = torch.cat([search.phi.whole(places.to(other)), search.phi.whole(other[~near])])[None, None]

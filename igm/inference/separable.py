@@ -6,6 +6,7 @@ to another pays more: it is rare, and what the network cannot explain of an obje
 """
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -104,13 +105,18 @@ class SeparableSearch:
         """One set of each of some images that a quick search found, after some steps under the whole form."""
         return self.whole.among(images).off_grid(sets.conds[:, 0], min(WHOLE_STEPS, self.settings.num_steps))
 
-    def known(self, num_concepts: torch.Tensor) -> list[list[Sets]]:
-        """For each image its set of the known size, alone in a list.
+    def improved(self, images: torch.Tensor, sets: Sets) -> Sets:
+        """One set of each of some images, places alone, after moves."""
+        search = self.quick.among(images)
+        return self.in_whole(images, search.improved(search.off_grid(sets.conds[:, 0])))
+
+    def known(self, num_concepts: torch.Tensor) -> list[Sets]:
+        """For each image its set of the known size.
 
         Raises:
             UserError: more objects than candidates that may stand together.
         """
-        found: list[list[Sets]] = [[] for _ in self.numbers]
+        found: dict[int, Sets] = {}
         for k in num_concepts.unique().tolist():
             rows = (num_concepts == k).nonzero()[:, 0]
             images = rows.to(self.form.g.device)
@@ -123,47 +129,62 @@ class SeparableSearch:
                 )
             sets = search.improved(search.off_grid(search.tables.conds[members[-1]]))
             other = search.greedy(k)  # from elsewhere: what one start misses, the other finds
-            differs = ((other.error - sets.error).abs() > SAME * sets.error)[
-                :, 0
-            ]  # (B,), it did not end at the same set
+            differs = ((other.error - sets.error).abs() > SAME * sets.error)[:, 0]  # (B,), it ended at another set
             if bool(differs.any()):
                 another = search.among(differs).improved(other.where(differs))
                 better = another.error < sets.where(differs).error
                 sets.put(differs, sets.where(differs).replaced(better, another))
             sets = self.in_whole(images, sets)
-            for own, row in enumerate(rows.tolist()):
-                found[row].append(sets.of(own))
-        return found
+            found |= {row: sets.of(own) for own, row in enumerate(rows.tolist())}
+        return [found[row] for row in range(len(found))]
 
-    def every(self, max_objects: int) -> list[list[Sets]]:
+    @functools.cached_property
+    def every(self) -> list[list[Sets]]:
         """For each image its sets of K = 1, 2, ... objects, each from the grid's set or from the last one and an object.
 
         Moves are tried where the error plus penalties is near its least: other numbers will not be chosen.
         """
         search, found = self.quick, list[Sets]()
-        for members in grow(search.tables, max_objects):
+        for members in grow(search.tables, self.settings.max_objects):
             sets = search.off_grid(search.tables.conds[members], num_steps=0)
             if found:
                 larger = search.enlarged(found[-1])
                 sets = sets.replaced(larger.error < sets.error, larger)
             found.append(search.off_grid(sets.conds[:, 0], search.settings.trial_steps))
-        errors = torch.cat([sets.error for sets in found], dim=1)  # (B, K)
         each = [[sets.of(i) for sets in found] for i in range(len(self.numbers))]
-        prices = torch.stack([self.prices(own) for own in each]).to(errors)  # (B, K)
-        likely = (errors + self.settings.count_penalty * prices).argmin(1)  # (B,), K - 1
+        likely = torch.tensor([self.likely(own) for own in each], device=self.form.g.device)  # (B,), K - 1
         for j in range(len(found)):
             near = (likely - j).abs() <= self.near  # (B,)
             start, rows = found[j].where(near), near.nonzero()[:, 0]
             found[j] = self.whole.off_grid(found[j].conds[:, 0], num_steps=0)
             if len(rows):
-                among = search.among(rows)
-                better = among.improved(among.off_grid(start.conds[:, 0]))
-                found[j].put(near, self.in_whole(rows, better))
+                found[j].put(near, self.improved(rows, start))
         return [[sets.of(i) for sets in found] for i in range(len(self.numbers))]
 
-    def told(self, image: int, sets: list[Sets]) -> list[Sets]:
-        """An image's sets with all that is said of their objects: here, places alone."""
+    def first_look(self) -> Inferred:
+        """An only image by the draws that choose, its number sought: nothing is judged on fresh ones."""
+        sets = self.every[0]
+        return self.seen(sets[self.likely(sets)])
+
+    def seen(self, sets: Sets) -> Inferred:
+        """One set of an only image as an answer, of which nothing says how sure it is."""
+        draws = len(self.views) * self.each_view(self.settings.num_draws)
+        forward, backward = torch.tensor([draws]), torch.zeros(1, dtype=torch.long)
+        number = torch.tensor([sets.conds.shape[2]])
+        return Inferred(sets.conds[:, 0], number, sets.error[:, 0], forward, backward, gain=sets.gain[:, 0])
+
+    def told(self, image: int) -> list[Sets]:
+        """An image's sets of every number, with all that is said of their objects: here, places alone."""
+        return self.every[image]
+
+    def described(self, image: int, sets: Sets) -> Sets:
+        """An image's set of a known number with all that is said of its objects: here, places alone."""
         return sets
+
+    def likely(self, sets: list[Sets]) -> int:
+        """Which of an image's sets has the least error plus penalties, on the draws that chose them."""
+        errors = torch.cat([own.error[:, 0] for own in sets]).cpu()
+        return int((errors + self.settings.count_penalty * self.prices(sets)).argmin())
 
     def prices(self, sets: list[Sets]) -> torch.Tensor:
         """How many penalties each of an image's sets pays: one an object, and more where objects are near to each other."""
@@ -213,7 +234,7 @@ class SeparableSearch:
 
     def with_known(self, num_concepts: torch.Tensor) -> Inferred:
         """See `infer_known`."""
-        sets = [self.told(i, own) for i, own in enumerate(self.known(num_concepts))]
+        sets = [[self.described(i, own)] for i, own in enumerate(self.known(num_concepts))]
         rounds = [self.settings.confidence_draws]
         return self.answer(
             sets, [self.judge(i, own, rounds=rounds, t_range=self.t_range) for i, own in enumerate(sets)]
@@ -222,7 +243,7 @@ class SeparableSearch:
     def with_number(self) -> Inferred:
         """See `infer_number`."""
         s = self.settings
-        sets = [self.told(i, own) for i, own in enumerate(self.every(s.max_objects))]
+        sets = [self.told(i) for i in range(len(self.numbers))]
         rounds = (
             [s.count_draws] if s.confidence is None else [DRAWS_PER_ROUND] * -(-MOST * s.count_draws // DRAWS_PER_ROUND)
         )
