@@ -33,9 +33,10 @@ from igm.error_form import ErrorForm
 from igm.evaluation.summary import rescore
 from igm.facts import Facts
 from igm.figures.objects import attribute_confusion, confusion, label_of, scene_sheet, true_objects
-from igm.inference import objects
+from igm.inference import describing
 from igm.inference.closed_form_refine import refine
-from igm.inference.objects import ObjectsMethod, SceneSearch, combinations, describe, evidence, marginals
+from igm.inference.describing import combinations, describe, evidence, marginals
+from igm.inference.objects import ObjectsMethod, SceneSearch
 from igm.inference.phi import Phi
 from igm.inference.settings import PursuitSettings
 from igm.inference.types import Posterior
@@ -243,10 +244,10 @@ def test_a_short_list_gives_what_all_combinations_give(network, form, monkeypatc
     phi, values = Phi(network), combinations(VOCABULARY)
     conds = describe(form, phi, PLACES, values)
     lower = evidence(form, phi, conds, values)
-    monkeypatch.setattr(objects, "SHORT", 2)
+    monkeypatch.setattr(describing, "SHORT", 2)
     assert torch.equal(describe(form, phi, PLACES, values), conds)
     torch.testing.assert_close(evidence(form, phi, conds, values), lower, atol=1e-3, rtol=1e-4)
-    monkeypatch.setattr(objects, "NEAR", 9)  # of 16 places
+    monkeypatch.setattr(describing, "NEAR", 9)  # of 16 places
     assert torch.equal(describe(form, phi, PLACES, values), conds)
 
 

@@ -9,8 +9,9 @@ from tqdm.auto import tqdm
 from igm.calibration.positions import measure_positions
 from igm.calibration.settings import CalibrationSettings
 from igm.facts import Facts
+from igm.inference.describing import marginals
 from igm.inference.method import encode_images
-from igm.inference.objects import SceneSearch, marginals
+from igm.inference.objects import SceneSearch
 from igm.inference.settings import PursuitSettings
 from igm.models.denoiser import Denoiser
 
@@ -38,7 +39,7 @@ def fit_attribute_scale(lower: torch.Tensor, true: torch.Tensor, values: torch.T
     """The scale under which the true values of the attributes are likeliest.
 
     Args:
-        lower: (K, M), of `igm.inference.objects.evidence`. true: blocks (K, D - 2). values: (M, D - 2).
+        lower: (K, M), of `igm.inference.describing.evidence`. true: blocks (K, D - 2). values: (M, D - 2).
     """
     losses = [-marginals(lower, values, float(s)).clamp(min=1e-6)[true > 0].log().mean() for s in SCALES]
     return round(float(SCALES[int(torch.stack(losses).argmin())]), 6)
