@@ -52,7 +52,12 @@ def summary(reading: Reading) -> str:
         sure = "" if scene.confidence is None else f", {100 * scene.confidence:.0f} % sure of the number"
         text = f"<b>{number} found</b>{sure}; denoising error {scene.error:.4f}"
     truth = "" if reading.truth is None else f". The scene was drawn with {reading.truth}"
-    return f"{text}{truth}." + (f" {UNLIKE}" if scene.unlike else "")
+    return warned(f"{text}{truth}.", reading)
+
+
+def warned(line: str, reading: Reading) -> str:
+    """A line, and that the picture is unlike all that the model knows, where it is."""
+    return f"{line} {UNLIKE}" if reading.scene.unlike else line
 
 
 def whole(key: str, reading: Reading) -> list[Any]:
@@ -71,8 +76,8 @@ def whole(key: str, reading: Reading) -> list[Any]:
 def first(key: str) -> list[Any]:
     """What a first look shows."""
     reading = readings.SHELF.get(key)
-    line = f"<b>{counted(reading.scene.count)}</b> {SEEKING}" + (f" {UNLIKE}" if reading.scene.unlike else "")
-    return [key, line, readings.board_of(key, reading, False), table(reading)]
+    line = f"<b>{counted(reading.scene.count)}</b> {SEEKING}"
+    return [key, warned(line, reading), readings.board_of(key, reading, False), table(reading)]
 
 
 @spoken
