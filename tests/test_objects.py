@@ -35,7 +35,7 @@ from igm.facts import Facts
 from igm.figures.objects import attribute_confusion, confusion, label_of, scene_sheet, true_objects
 from igm.inference import describing
 from igm.inference.closed_form_refine import refine
-from igm.inference.describing import combinations, describe, evidence, marginals
+from igm.inference.describing import combinations, describe, evidence, marginals, omissions
 from igm.inference.objects import ObjectsMethod, SceneSearch
 from igm.inference.phi import Phi
 from igm.inference.settings import PursuitSettings
@@ -239,6 +239,22 @@ def test_attributes_are_the_best_given_all_others_and_here_the_best_of_all(netwo
         assert float(lower[k, number]) == pytest.approx((base - errors[other]) * 16 * 3, abs=1e-3)
 
 
+def test_what_has_none_of_the_known_values_stays_unknown(network, form):
+    """Two objects are of the vocabulary; the third's colour is none of it."""
+    phi, values, omitted = Phi(network), combinations(VOCABULARY), omissions(VOCABULARY)
+    assert omitted.tolist() == [[0, 0, 0, 0, 0], [0, 0, 1, 1, 1], [1, 1, 0, 0, 0]]
+    choices = torch.cat([values, (values[:, None] * omitted).flatten(0, 1)]).unique(dim=0)
+    assert len(choices) == 3 * 4
+    conds = torch.cat([PLACES, combinations(VOCABULARY)[list(TRUE)]], dim=1)
+    conds[2, 4:] = 0
+    odd = ErrorForm(form.const, (form.H @ phi(conds).sum(0)[None, :, :, None])[..., 0], form.H)
+    found = describe(odd, phi, PLACES, values, omitted=omitted)
+    assert torch.equal(found, conds) and not torch.equal(describe(odd, phi, PLACES, values), conds)
+    errors = brute_force(odd, phi, PLACES, choices)
+    numbers = tuple(int((choices == own).all(1).nonzero()) for own in found[:, 2:])
+    assert errors[numbers] == pytest.approx(min(errors.values()), abs=1e-6)
+
+
 def test_a_short_list_gives_what_all_combinations_give(network, form, monkeypatch):
     """Where phi is cut off nowhere, the scores that choose the short list are exact, too."""
     phi, values = Phi(network), combinations(VOCABULARY)
@@ -342,6 +358,21 @@ def test_attributes_lower_the_error_of_a_set(denoiser):
     before = search.known(torch.tensor([2]))[0]
     after = search.described(0, before)
     assert float(after.error) < float(before.error)
+
+
+def test_unknown_values_are_named_by_the_best_known_ones(denoiser):
+    mean = torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(5))
+    search = SceneSearch(denoiser, Posterior(mean, torch.zeros_like(mean)), SETTINGS)
+    values = combinations(VOCABULARY)
+    conds = torch.cat([PLACES, values[list(TRUE)]], dim=1)
+    assert torch.equal(search.named(0, conds), conds)
+    conds[1, 2:4] = 0
+    tried = [torch.cat([conds[:1], torch.cat([PLACES[1], own])[None], conds[2:]]) for own in values]
+    errors = [float(search.still(own[None, None]).error) for own in tried]
+    assert torch.equal(search.named(0, conds), tried[int(np.argmin(errors))])
+    alone = dataclasses.replace(denoiser.facts, vocabulary={"digit": ("0", "1")})  # unknown of all objects, or of none
+    search.denoiser = Denoiser(denoiser.network, denoiser.scheduler, facts=alone)
+    assert search.omitted is None
 
 
 def test_the_search_goes_on_from_a_first_look_and_ends_no_higher(denoiser):

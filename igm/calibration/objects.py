@@ -20,11 +20,15 @@ SCALES = torch.logspace(-4, 2, 61)
 
 @torch.no_grad()
 def measure_objects(denoiser: Denoiser, dataset: Any, settings: CalibrationSettings) -> Facts:
-    """Fit what `measure_positions` fits, and the scale of the attributes' confidence."""
+    """Fit what `measure_positions` fits, and the scale of the attributes' confidence: that on training's own pictures.
+
+    Elsewhere, and on varied ones, values are mistaken more often, so that a scale of all would say too little of scenes
+    like training's.
+    """
     facts = measure_positions(denoiser, dataset, settings, SceneSearch)
     lower, true = [], []
-    for i in tqdm(range(len(dataset)), unit="image", desc="attributes"):
-        item = dataset[i]
+    for i in tqdm(range(len(dataset.own)), unit="image", desc="attributes"):
+        item = dataset.own[i]
         own = item["conds"][item["mask"] > 0]  # (K, D)
         posterior = encode_images(denoiser, item["pixel_values"][None])
         search = SceneSearch(denoiser, posterior, PursuitSettings(seed=settings.seed), [i], settings.batch_size)
@@ -36,10 +40,12 @@ def measure_objects(denoiser: Denoiser, dataset: Any, settings: CalibrationSetti
 
 
 def fit_attribute_scale(lower: torch.Tensor, true: torch.Tensor, values: torch.Tensor) -> float:
-    """The scale under which the true values of the attributes are likeliest.
+    """The scale of least squared error between the shares of the values and the truth (Brier's score).
+
+    The likelihood would let a few objects that are mistaken for certain, such as hidden ones, make all others unsure.
 
     Args:
         lower: (K, M), of `igm.inference.describing.evidence`. true: blocks (K, D - 2). values: (M, D - 2).
     """
-    losses = [-marginals(lower, values, float(s)).clamp(min=1e-6)[true > 0].log().mean() for s in SCALES]
+    losses = [(marginals(lower, values, float(scale)) - true).square().sum(1).mean() for scale in SCALES]
     return round(float(SCALES[int(torch.stack(losses).argmin())]), 6)

@@ -1,5 +1,6 @@
 """How many concepts: the best set of every size is chosen on one set of noise draws and judged on fresh ones."""
 
+import math
 from dataclasses import dataclass
 from typing import Unpack
 
@@ -135,7 +136,8 @@ def fit_penalty(
 ) -> tuple[float, float]:
     """The penalty per object under which most counts are right, and their share.
 
-    Of all penalties that are equally good the middle one, as far as possible from counting too many and too few.
+    Of all penalties that are as good within a standard error the middle one, as far as possible from counting too many and
+    too few.
 
     Args:
         errors: per image, the error of every K (K_max,). counts: the true K.
@@ -150,8 +152,9 @@ def fit_penalty(
         ]
     )  # (images, penalties)
     share = right.float().mean(0)
-    best = penalties[share == share.max()]
-    return round(float(best[len(best) // 2]), 5), float(share.max())
+    most = float(share.max())
+    best = penalties[share >= most - math.sqrt(most * (1 - most) / len(counts))]
+    return round(float(best[len(best) // 2]), 5), most
 
 
 def fit_count_scale(

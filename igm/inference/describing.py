@@ -5,6 +5,9 @@ they are: all combinations of one object's attributes (CLEVR: 96) enter the comp
 lowest error at the best gain stays. Rounds go on until nothing changes, so that each object's attributes are the best given
 those of all others: neighbours explain the same pixels, and no object is judged alone. Only a short list of combinations
 is priced in full, those that are best where the object itself is, nearly all of what they differ by.
+
+Values of the best combination may also be left unknown: what has none of the known values, as in pictures of another
+generator, is explained better so than by a wrong one.
 """
 
 import itertools
@@ -24,6 +27,13 @@ def combinations(vocabulary: Vocabulary) -> torch.Tensor:
     """All values of all attributes: one-hot blocks (M, D - 2), M the product of the numbers of values."""
     eyes = [torch.eye(len(values)) for values in vocabulary.values()]
     return torch.stack([torch.cat(rows) for rows in itertools.product(*eyes)])
+
+
+def omissions(vocabulary: Vocabulary) -> torch.Tensor:
+    """All ways to leave some attributes unknown, as factors of blocks: (2^A - 1, D - 2) for A attributes."""
+    kept = list(itertools.product((0.0, 1.0), repeat=len(vocabulary)))[:-1]
+    sizes = torch.tensor([len(values) for values in vocabulary.values()])
+    return torch.tensor(kept).repeat_interleave(sizes, dim=1)
 
 
 class Describer:
@@ -77,13 +87,19 @@ class Describer:
 
 
 def describe(
-    form: ErrorForm, phi: Phi, conds: torch.Tensor, values: torch.Tensor, asked: torch.Tensor | None = None
+    form: ErrorForm,
+    phi: Phi,
+    conds: torch.Tensor,
+    values: torch.Tensor,
+    asked: torch.Tensor | None = None,
+    omitted: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The objects (K, D) of one image at the places of conds (K, D or 2): each with the best combination given all others'.
 
     Args:
         values: the combinations there are (M, D - 2). The search starts from those that objects have already.
         asked: (K,) bool, the objects that are asked; the others keep what they have. None: all.
+        omitted: of `omissions`: what may be left unknown of the combination that is best by `cut_scores`. None: nothing.
     """
     whole = phi.whole(conds).clone()
     rows = torch.arange(len(conds), device=conds.device) if asked is None else asked.nonzero()[:, 0]
@@ -92,8 +108,14 @@ def describe(
     each = phi(whole)  # (K, P, R)
     m = each.sum(0)
     own = each[rows]
-    cut = cut_scores(form, phi, whole[rows, :2], values, m - own)
-    values = values[shortlists(cut, whole[rows], values)]  # (J, T, D - 2)
+    values = values.expand(len(rows), -1, -1)  # (J, M, D - 2)
+    cut = cut_scores(form, phi, whole[rows, :2], values, m - own)  # (J, M)
+    if omitted is not None:
+        best = values[torch.arange(len(rows)), cut.argmax(1)][:, None]  # (J, 1, D - 2)
+        more = torch.cat([best * omitted, whole[rows, None, 2:]], dim=1)  # (J, M', D - 2)
+        cut = torch.cat([cut, cut_scores(form, phi, whole[rows, :2], more, m - own)], dim=1)
+        values = torch.cat([values, more], dim=1)  # (J, M + M', D - 2)
+    values = values.take_along_dim(shortlists(cut, whole[rows], values)[:, :, None], dim=1)  # (J, T, D - 2)
     prices = Describer(form, phi, whole[rows], own, values, m - own.sum(0))
     same = (whole[rows, None, 2:] == values).all(2)  # (J, T)
     known = same.any(1)
@@ -105,24 +127,26 @@ def describe(
 
 
 def shortlists(cut: torch.Tensor, conds: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """The best combinations by `cut_scores` (K, M), those of conds (K, D) among them: numbers (K, T), T at most SHORT."""
+    """The best of combinations (K, M, D - 2) by `cut_scores` (K, M), that of conds (K, D) once among them: (K, T)."""
     present = (conds[:, None, 2:] == values).all(2)  # (K, M)
-    return cut.masked_fill(present, torch.inf).topk(min(SHORT, len(values)), dim=1).indices
+    once = present & (present.cumsum(1) == 1)
+    cut = cut.masked_fill(present, -torch.inf).masked_fill(once, torch.inf)
+    return cut.topk(min(SHORT, cut.shape[1]), dim=1).indices
 
 
 def cut_scores(
     form: ErrorForm, phi: Phi, places: torch.Tensor, values: torch.Tensor, rests: torch.Tensor
 ) -> torch.Tensor:
-    """By how much each combination (M, D - 2) at each place (K, 2) lowers the error, phi cut off beyond the object: (K, M).
+    """By how much each combination at each place (K, 2) lowers the error, phi cut off beyond the object: (K, M).
 
     Args:
-        rests: for each place m (P, R) of the other objects: (K, P, R).
+        values: the combinations of each place (K, M, D - 2). rests: m (P, R) of the others for each place: (K, P, R).
     """
     linear, quadratic = (own[0] for own in form.parts(rests[None]))  # (K,)
     scores = []
-    for k, (place, rest) in enumerate(zip(places, rests, strict=True)):
+    for k, (place, own, rest) in enumerate(zip(places, values, rests, strict=True)):
         near = phi.around(place, NEAR)  # (J,)
-        each = phi.at(torch.cat([place.expand(len(values), -1), values], dim=1), near).transpose(0, 1)  # (J, M, R)
+        each = phi.at(torch.cat([place.expand(len(own), -1), own], dim=1), near).transpose(0, 1)  # (J, M, R)
         curved = each @ form.H[0, near]  # (J, M, R)
         more = (each @ form.g[0, near, :, None]).sum((0, 2))  # (M,)
         scores.append(gain_score(linear[k] + more, quadratic[k] + (curved * (each + 2 * rest[near, None])).sum((0, 2))))
@@ -137,8 +161,9 @@ def evidence(form: ErrorForm, phi: Phi, conds: torch.Tensor, values: torch.Tenso
     """
     each = phi(conds)  # (K, P, R)
     m = each.sum(0)
-    cut = cut_scores(form, phi, conds[:, :2], values, m - each)
-    chosen = shortlists(cut, conds, values)  # (K, T)
+    all_values = values.expand(len(conds), -1, -1)  # (K, M, D - 2)
+    cut = cut_scores(form, phi, conds[:, :2], all_values, m - each)
+    chosen = shortlists(cut, conds, all_values)  # (K, T)
     prices = Describer(form, phi, conds, each, values[chosen], torch.zeros_like(m))
     as_they_are = torch.full_like(chosen[:, 0], prices.as_it_is)
     full = torch.stack([prices.scores(k, as_they_are) for k in range(len(conds))])  # (K, T)

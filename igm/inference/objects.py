@@ -9,12 +9,12 @@ from typing import Any, Unpack
 
 import torch
 
-from igm.data.vocabulary import names_of
+from igm.data.vocabulary import Vocabulary, names_of
 from igm.error_form import ErrorForm
 from igm.inference.closed_form import Search
 from igm.inference.closed_form_refine import Sets, refine
 from igm.inference.counting import PursuitMethod
-from igm.inference.describing import combinations, describe, evidence, marginals
+from igm.inference.describing import combinations, describe, evidence, marginals, omissions
 from igm.inference.method import Batching, check_counts, register
 from igm.inference.separable import SAME, Judged, SeparableSearch, infer_known, infer_number
 from igm.inference.settings import PursuitSettings
@@ -48,6 +48,7 @@ class SceneSearch(SeparableSearch):
         """Also what the objects are."""
         found = list(self.begun[0].values())
         looked = self.seen(found[self.likely(found)])
+        looked.conds = self.named(0, looked.conds[0])[None]
         looked.marginals = [self.marginals(0, looked.conds[0])]
         return looked
 
@@ -148,7 +149,7 @@ class SceneSearch(SeparableSearch):
         """
         conds = sets.conds[0, 0]
         asked = None if near is None else torch.cdist(conds[:, :2], near.to(conds)).amin(1) < AROUND
-        conds = describe(form, self.phi, conds, self.values.to(conds), asked)
+        conds = describe(form, self.phi, conds, self.values.to(conds), asked, self.omitted)
         where, least = conds[None, None], self.separation
         return refine(form, self.phi, where, sets.real, min_separation=least, num_steps=num_steps)
 
@@ -165,9 +166,17 @@ class SceneSearch(SeparableSearch):
             ):  # far from the likely number on the draws that chose, not on these
                 own[verdict.best] = self.with_attributes(self.form[slice(i, i + 1)], own[verdict.best])
         found = super().answer(sets, judged)
-        each = [own[verdict.best].conds[0, 0] for own, verdict in zip(sets, judged, strict=True)]  # (K, D)
+        chosen = [own[verdict.best].conds[0, 0] for own, verdict in zip(sets, judged, strict=True)]  # (K, D)
+        each = [self.named(i, conds) for i, conds in enumerate(chosen)]
+        found.conds = torch.nn.utils.rnn.pad_sequence(each, batch_first=True)
         found.marginals = [self.marginals(i, conds) for i, conds in enumerate(each)]
         return found
+
+    def named(self, image: int, conds: torch.Tensor) -> torch.Tensor:
+        """An image's objects (K, D) with a value of every attribute; their places stay."""
+        sizes = [len(values) for values in self.vocabulary.values()]
+        unknown = torch.stack([~block.any(1) for block in conds[:, 2:].split(sizes, dim=1)]).any(0)  # (K,)
+        return describe(self.form[slice(image, image + 1)], self.phi, conds, self.values.to(conds), unknown)
 
     def marginals(self, image: int, conds: torch.Tensor) -> torch.Tensor:
         """How likely each value of each of an image's objects (K, D) is: (K, D - 2)."""
@@ -179,12 +188,22 @@ class SceneSearch(SeparableSearch):
         return evidence(self.form[slice(image, image + 1)], self.phi, conds, self.values.to(conds))
 
     @property
-    def values(self) -> torch.Tensor:
-        """All combinations of attributes (M, D - 2)."""
+    def vocabulary(self) -> Vocabulary:
+        """The checkpoint's."""
         vocabulary = self.denoiser.facts.vocabulary
         if vocabulary is None:
             raise ValueError("the checkpoint's facts have no vocabulary")
-        return combinations(vocabulary)
+        return vocabulary
+
+    @functools.cached_property
+    def values(self) -> torch.Tensor:
+        """All combinations of attributes (M, D - 2)."""
+        return combinations(self.vocabulary)
+
+    @functools.cached_property
+    def omitted(self) -> torch.Tensor | None:
+        """What of an object may stay unknown; nothing where training makes the only attribute unknown of all objects."""
+        return omissions(self.vocabulary).to(self.form.g) if len(self.vocabulary) > 1 else None
 
 
 @torch.no_grad()

@@ -8,14 +8,14 @@ from igm.reproduction.rows import Row, Training
 IN_BOTH = ("--split", "valA", "valB", "--object_counts", "3-5")
 
 
-def on_condition_a(config: str, name: str, steps: int, seconds: float) -> Training:
+def on_condition_a(config: str, name: str, steps: int, seconds: float, *options: str) -> Training:
     """A training of a config for whole objects on the scenes of condition A.
 
     Nothing is varied: turned hues would show shapes in the colours of condition B.
     """
     return Training(
         script="train_clevr.py",
-        options=("--config", config, "--split", "trainA", "--vary", "0"),
+        options=("--config", config, "--split", "trainA", "--vary", "0", *options),
         name=f"cogent-{name}",
         steps=steps,
         step_seconds=seconds,
@@ -40,7 +40,7 @@ COGENT_ROWS = (
     Row(
         name="igm",
         title="IGM (clevr-scene-mini's training)",
-        training=on_condition_a("configs/clevr-scene-mini/train.yaml", "igm", 9_000, 0.32),
+        training=on_condition_a("configs/clevr-scene-mini/train.yaml", "igm", 9_000, 0.32, "--contrast", "0"),
         evaluation=("eval_clevr.py", "--method", "pursuit", *IN_BOTH),
         image_seconds=1.4,
     ),
