@@ -32,7 +32,7 @@ def measure_objects(denoiser: Denoiser, dataset: Any, settings: CalibrationSetti
         own = item["conds"][item["mask"] > 0]  # (K, D)
         posterior = encode_images(denoiser, item["pixel_values"][None])
         search = SceneSearch(denoiser, posterior, PursuitSettings(seed=settings.seed), [i], settings.batch_size)
-        conds = search.described(0, search.from_positions(own[:, :2])).conds[0, 0]
+        conds = search.named(0, search.described(0, search.from_positions(own[:, :2]))).conds[0, 0]
         lower.append(search.evidence(0, conds))
         true.append(own[:, 2:].to(conds))
     scale = fit_attribute_scale(torch.cat(lower), torch.cat(true), search.values.to(conds))

@@ -47,8 +47,7 @@ class SceneSearch(SeparableSearch):
     def first_look(self) -> Inferred:
         """Also what the objects are."""
         found = list(self.begun[0].values())
-        looked = self.seen(found[self.likely(found)])
-        looked.conds = self.named(0, looked.conds[0])[None]
+        looked = self.seen(self.named(0, found[self.likely(found)]))
         looked.marginals = [self.marginals(0, looked.conds[0])]
         return looked
 
@@ -165,18 +164,21 @@ class SceneSearch(SeparableSearch):
                 own[verdict.best].conds.shape[3] == 2
             ):  # far from the likely number on the draws that chose, not on these
                 own[verdict.best] = self.with_attributes(self.form[slice(i, i + 1)], own[verdict.best])
+            own[verdict.best] = self.named(i, own[verdict.best])
         found = super().answer(sets, judged)
-        chosen = [own[verdict.best].conds[0, 0] for own, verdict in zip(sets, judged, strict=True)]  # (K, D)
-        each = [self.named(i, conds) for i, conds in enumerate(chosen)]
-        found.conds = torch.nn.utils.rnn.pad_sequence(each, batch_first=True)
+        each = [own[verdict.best].conds[0, 0] for own, verdict in zip(sets, judged, strict=True)]  # (K, D)
         found.marginals = [self.marginals(i, conds) for i, conds in enumerate(each)]
         return found
 
-    def named(self, image: int, conds: torch.Tensor) -> torch.Tensor:
-        """An image's objects (K, D) with a value of every attribute; their places stay."""
+    def named(self, image: int, sets: Sets) -> Sets:
+        """An image's set with a value of every attribute; places stay."""
+        conds, form = sets.conds[0, 0], self.form[slice(image, image + 1)]
         sizes = [len(values) for values in self.vocabulary.values()]
         unknown = torch.stack([~block.any(1) for block in conds[:, 2:].split(sizes, dim=1)]).any(0)  # (K,)
-        return describe(self.form[slice(image, image + 1)], self.phi, conds, self.values.to(conds), unknown)
+        if not bool(unknown.any()):
+            return sets
+        conds = describe(form, self.phi, conds, self.values.to(conds), unknown)
+        return refine(form, self.phi, conds[None, None], sets.real, min_separation=0.0, num_steps=0)
 
     def marginals(self, image: int, conds: torch.Tensor) -> torch.Tensor:
         """How likely each value of each of an image's objects (K, D) is: (K, D - 2)."""
