@@ -1,12 +1,12 @@
 """How sure the attributes of objects are: measured on training scenes, beside what is measured of positions."""
 
 import dataclasses
-from typing import Any
 
 import torch
 from tqdm.auto import tqdm
 
 from igm.calibration.positions import measure_positions
+from igm.calibration.scenes import CalibrationScenes
 from igm.calibration.settings import CalibrationSettings
 from igm.facts import Facts
 from igm.inference.describing import marginals
@@ -19,7 +19,7 @@ SCALES = torch.logspace(-4, 2, 61)
 
 
 @torch.no_grad()
-def measure_objects(denoiser: Denoiser, dataset: Any, settings: CalibrationSettings) -> Facts:
+def measure_objects(denoiser: Denoiser, dataset: CalibrationScenes, settings: CalibrationSettings) -> Facts:
     """Fit what `measure_positions` fits, and the scale of the attributes' confidence: that on training's own pictures.
 
     Elsewhere, and on varied ones, values are mistaken more often, so that a scale of all would say too little of scenes
@@ -35,7 +35,7 @@ def measure_objects(denoiser: Denoiser, dataset: Any, settings: CalibrationSetti
         conds = search.named(0, search.described(0, search.from_positions(own[:, :2]))).conds[0, 0]
         lower.append(search.evidence(0, conds))
         true.append(own[:, 2:].to(conds))
-    scale = fit_attribute_scale(torch.cat(lower), torch.cat(true), search.values.to(conds))
+    scale = fit_attribute_scale(torch.cat(lower), torch.cat(true), search.values)
     return dataclasses.replace(facts, attribute_scale=scale)
 
 

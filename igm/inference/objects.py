@@ -9,7 +9,7 @@ from typing import Any, Unpack
 
 import torch
 
-from igm.data.vocabulary import Vocabulary, names_of
+from igm.data.vocabulary import Vocabulary, blocks, names_of
 from igm.error_form import ErrorForm
 from igm.inference.closed_form import Search
 from igm.inference.closed_form_refine import Sets, refine
@@ -148,7 +148,7 @@ class SceneSearch(SeparableSearch):
         """
         conds = sets.conds[0, 0]
         asked = None if near is None else torch.cdist(conds[:, :2], near.to(conds)).amin(1) < AROUND
-        conds = describe(form, self.phi, conds, self.values.to(conds), asked, self.omitted)
+        conds = describe(form, self.phi, conds, self.values, asked, self.omitted)
         where, least = conds[None, None], self.separation
         return refine(form, self.phi, where, sets.real, min_separation=least, num_steps=num_steps)
 
@@ -173,21 +173,19 @@ class SceneSearch(SeparableSearch):
     def named(self, image: int, sets: Sets) -> Sets:
         """An image's set with a value of every attribute; places stay."""
         conds, form = sets.conds[0, 0], self.form[slice(image, image + 1)]
-        sizes = [len(values) for values in self.vocabulary.values()]
-        unknown = torch.stack([~block.any(1) for block in conds[:, 2:].split(sizes, dim=1)]).any(0)  # (K,)
+        unknown = torch.stack([~conds[:, block].any(1) for _, block in blocks(self.vocabulary)]).any(0)  # (K,)
         if not bool(unknown.any()):
             return sets
-        conds = describe(form, self.phi, conds, self.values.to(conds), unknown)
+        conds = describe(form, self.phi, conds, self.values, unknown)
         return refine(form, self.phi, conds[None, None], sets.real, min_separation=0.0, num_steps=0)
 
     def marginals(self, image: int, conds: torch.Tensor) -> torch.Tensor:
         """How likely each value of each of an image's objects (K, D) is: (K, D - 2)."""
-        values = self.values.to(conds)
-        return marginals(self.evidence(image, conds), values, self.settings.attribute_scale).cpu()
+        return marginals(self.evidence(image, conds), self.values, self.settings.attribute_scale).cpu()
 
     def evidence(self, image: int, conds: torch.Tensor) -> torch.Tensor:
         """`evidence` (K, M) of an image's objects (K, D)."""
-        return evidence(self.form[slice(image, image + 1)], self.phi, conds, self.values.to(conds))
+        return evidence(self.form[slice(image, image + 1)], self.phi, conds, self.values)
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -200,7 +198,7 @@ class SceneSearch(SeparableSearch):
     @functools.cached_property
     def values(self) -> torch.Tensor:
         """All combinations of attributes (M, D - 2)."""
-        return combinations(self.vocabulary)
+        return combinations(self.vocabulary).to(self.form.g)
 
     @functools.cached_property
     def omitted(self) -> torch.Tensor | None:
