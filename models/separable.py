@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from diffusers.configuration_utils import register_to_config
 from torch import nn
 
@@ -117,7 +118,7 @@ class LocalConcepts:
             x_t: noisy latents (B, C, H, W). t: timesteps (B,). conds: concepts (P, D).
             index: (P,), the row of `x_t` that each concept belongs to.
             weights: (P,), a_k of each pair, 0 for padding.
-            replacements: concepts (Q, D), and the pairs (Q,) whose places they take, each alone.
+            replacements: concepts (Q, D) of other attributes, and the pairs (Q,) at whose places they stand, each alone.
 
         Returns:
             predictions (P, C, H, W); with `weights` (B, C, H, W); with `replacements` also how each changes that of its
@@ -129,10 +130,9 @@ class LocalConcepts:
         if replacements is None:
             return self.compose(shared, compose(self.phi_last(conds), weights, index, len(x_t)).movedim(-1, 1))
         others, replaced = replacements
-        own, theirs = self.phi_last(torch.cat([conds, others])).split([len(conds), len(others)])  # (P or Q, H, W, R)
-        m = compose(own, weights, index, len(x_t)).movedim(-1, 1)  # (B, R, H, W)
-        changes = self.change(shared, theirs - own[replaced], index[replaced])  # (Q, C, H, W)
-        return self.compose(shared, m), weights[replaced, None, None, None].to(changes) * changes
+        own, change = self.phi_and_changes(conds, weights, others, replaced)
+        m = torch.zeros_like(own[:1]).expand(len(x_t), -1, -1, -1).index_add(0, index, own)  # (B, H, W, R)
+        return self.compose(shared, m.movedim(-1, 1)), self.change(shared, change, index[replaced])
 
     @property
     def composition(self) -> str:
@@ -159,20 +159,65 @@ class LocalConcepts:
 
     def phi_last(self, conds: torch.Tensor) -> torch.Tensor:
         """phi (P, H, W, R) in its own layout, in which concepts add up several times faster."""
-        offsets = (self.grid[None].to(conds.dtype) - conds[:, :2, None, None]).movedim(1, -1)  # (P, H, W, 2)
-        return self.phi_at(offsets, conds[:, None, None, 2:].expand(*offsets.shape[:3], -1))
+        return self.phi_at(self.offsets(conds), conds[:, None, None, 2:])
+
+    def offsets(self, conds: torch.Tensor) -> torch.Tensor:
+        """From concepts (P, D) to each place: (P, H, W, 2)."""
+        return (self.grid[None].to(conds.dtype) - conds[:, :2, None, None]).movedim(1, -1)
 
     def phi_at(self, offsets: torch.Tensor, what: torch.Tensor) -> torch.Tensor:
-        """phi (..., R) at places that lie `offsets` (..., 2) from a concept of attributes `what` (..., D - 2)."""
+        """phi (..., R) at places that lie `offsets` (..., 2) from a concept of attributes `what` (..., D - 2).
+
+        Both may be 1 in dimensions that the other has: what many concepts share is computed once.
+        """
+        phi = self.layers(self.place(offsets) + self.said(what))
+        return phi.mul_(self.near(offsets).to(phi))
+
+    def phi_and_changes(
+        self, conds: torch.Tensor, weights: torch.Tensor, others: torch.Tensor, replaced: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """a_k phi(c_k) (P, H, W, R), and by how much those of `replaced` (Q,) change with attributes of others (Q, D).
+
+        What a place alone says enters both, and the change is taken before the last window scales it: half the time of
+        phi for both.
+        """
+        offsets = self.offsets(conds)
+        place = self.place(offsets)  # (P, H, W, hidden)
+        own = self.layers(place + self.said(conds[:, None, None, 2:]))  # (P, H, W, R)
+        theirs = self.layers(place.index_select(0, replaced).add_(self.said(others[:, None, None, 2:])))  # (Q, H, W, R)
+        near = (self.near(offsets) * weights[:, None, None, None]).to(own)  # (P, H, W, 1)
+        change = theirs.sub_(own.index_select(0, replaced)).mul_(near.index_select(0, replaced))
+        return own.mul_(near), change
+
+    def place(self, offsets: torch.Tensor) -> torch.Tensor:
+        """What the first layer makes (..., hidden) of the maps at places that lie `offsets` (..., 2) away."""
         dx, dy = offsets.unbind(-1)
         maps = [dx, dy]
         for width in self.config.windows:
             u, v = dx / width, dy / width
             window = torch.exp(-(u**2 + v**2) / 2)
             maps += [window, window * u, window * v, window * u * u, window * u * v, window * v * v]
-        near = torch.exp(-(dx**2 + dy**2) / (2 * self.config.reach**2))
-        stacked = torch.cat([torch.stack(maps, dim=-1), what], dim=-1)  # (..., 2 + 6 S + D - 2)
-        return self.where(stacked.to(next(self.where.parameters()).dtype)) * near[..., None]
+        stacked = torch.stack(maps, dim=-1).to(self.first.weight.dtype)  # (..., 2 + 6 S)
+        return F.linear(stacked, self.first.weight[:, : len(maps)], self.first.bias)
+
+    @property
+    def first(self) -> nn.Linear:
+        """The first layer of phi: of maps and attributes side by side."""
+        layer: Any = self.where[0]
+        return layer
+
+    def said(self, what: torch.Tensor) -> torch.Tensor:
+        """What the first layer makes of attributes (..., D - 2): (..., hidden)."""
+        weight = self.first.weight
+        return F.linear(what.to(weight.dtype), weight[:, weight.shape[1] - what.shape[-1] :])
+
+    def layers(self, first: torch.Tensor) -> torch.Tensor:
+        """What the other layers make of the first one's (..., hidden): (..., R)."""
+        return self.where[1:](first)
+
+    def near(self, offsets: torch.Tensor) -> torch.Tensor:
+        """The window (..., 1) on phi at places that lie `offsets` (..., 2) away."""
+        return torch.exp(-offsets.square().sum(-1, keepdim=True) / (2 * self.config.reach**2))
 
 
 class SeparableUNet(LocalConcepts, SeparableTrunk):
@@ -221,7 +266,7 @@ class SeparableUNet(LocalConcepts, SeparableTrunk):
         self, shared: tuple[torch.Tensor, torch.Tensor], of_m: torch.Tensor, index: torch.Tensor
     ) -> torch.Tensor:
         """W (B * change of m), as the prediction is linear in m: (Q, C, H, W)."""
-        features = shared[1].movedim(1, -1)[index]  # (Q, H, W, R)
+        features = shared[1].movedim(1, -1).contiguous().index_select(0, index)  # (Q, H, W, R)
         return self.mix(features * of_m.to(features.dtype)).movedim(-1, 1)
 
     @torch.no_grad()

@@ -269,12 +269,16 @@ def test_a_short_list_gives_what_all_combinations_give(network, form, monkeypatc
 
 def test_phi_at_places_around_an_object_is_that_of_all(network):
     phi = Phi(network, views_of(4, mirrored=True))
-    conds = torch.cat([torch.rand(3, 2), combinations(VOCABULARY)[:3]], dim=1)
-    near = phi.around(conds[0, :2], 5)
-    torch.testing.assert_close(phi.at(conds, near), phi(conds)[:, near])
+    place, values = torch.rand(2), combinations(VOCABULARY)[:3]
+    conds = torch.cat([place.expand(3, -1), values], dim=1)
+    near = phi.around(place, 5)
+    torch.testing.assert_close(phi.at(place, values, near), phi(conds)[:, near])
+    both = torch.stack([conds, conds.flip(0) * 0.9])  # (K, T, D)
+    of_values = phi.of_values(torch.stack([place, 0.9 * place]), both[:, :, 2:])
+    torch.testing.assert_close(of_values, torch.stack([phi(own) for own in both]))
     grid = network.grid.flatten(1).T
     for view, own in zip(phi.views, near.view(2, 5) - torch.tensor([[0], [16]]), strict=True):
-        distances = torch.cdist(view.concepts(conds[:1, :2]), grid)[0]
+        distances = torch.cdist(view.concepts(place[None]), grid)[0]
         assert float(distances[own].max()) <= float(distances.sort().values[4]) + 1e-6
 
 

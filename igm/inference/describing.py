@@ -57,10 +57,7 @@ class Describer:
         fixed: torch.Tensor,
     ):
         k, self.as_it_is = values.shape[:2]
-        whole = torch.cat([conds[:, None, :2].expand(-1, self.as_it_is, -1), values], dim=2)  # (K, M, D)
-        may_stand = torch.cat(
-            [phi(whole.flatten(0, 1)).unflatten(0, (k, -1)), each[:, None]], dim=1
-        )  # (K, M + 1, P, R)
+        may_stand = torch.cat([phi.of_values(conds[:, :2], values), each[:, None]], dim=1)  # (K, M + 1, P, R)
         rows = torch.cat([may_stand.flatten(0, 1), fixed[None]])  # (N, P, R), N = K (M + 1) + 1
         self.gram = rows.flatten(1) @ form.times(rows[None])[0].flatten(1).T  # (N, N)
         self.linear = rows.flatten(1) @ form.g[0].flatten()  # (N,)
@@ -146,7 +143,7 @@ def cut_scores(
     scores = []
     for k, (place, own, rest) in enumerate(zip(places, values, rests, strict=True)):
         near = phi.around(place, NEAR)  # (J,)
-        each = phi.at(torch.cat([place.expand(len(own), -1), own], dim=1), near).transpose(0, 1)  # (J, M, R)
+        each = phi.at(place, own, near).transpose(0, 1)  # (J, M, R)
         curved = each @ form.H[0, near]  # (J, M, R)
         more = (each @ form.g[0, near, :, None]).sum((0, 2))  # (M,)
         scores.append(gain_score(linear[k] + more, quadratic[k] + (curved * (each + 2 * rest[near, None])).sum((0, 2))))

@@ -67,14 +67,19 @@ class Phi:
         return torch.cat([own + i * len(grid) for i, own in enumerate(nearest)])
 
     @torch.no_grad()
-    def at(self, conds: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-        """phi (M, V J, R) of concepts (M, D) at the places that `around` gives, as many in each view."""
-        grid, found = self.network.grid.flatten(1).T, []
-        for i, (view, own) in enumerate(zip(self.views, places.chunk(len(self.views)), strict=True)):
-            there = view.concepts(conds)
-            offsets = grid[own - i * len(grid)] - there[:, None, :2]  # (M, J, 2)
-            found.append(self.network.phi_at(offsets, there[:, None, 2:].expand(-1, len(own), -1)).float())
-        return torch.cat(found, dim=1)
+    def at(self, place: torch.Tensor, values: torch.Tensor, near: torch.Tensor) -> torch.Tensor:
+        """phi (M, V J, R) of objects at one place (2,) with attributes (M, D - 2), where `around` says, as in each view."""
+        grid, offsets = self.network.grid.flatten(1).T, []
+        for i, (view, own) in enumerate(zip(self.views, near.chunk(len(self.views)), strict=True)):
+            offsets.append(grid[own - i * len(grid)] - view.concepts(place))  # (J, 2)
+        return self.network.phi_at(torch.cat(offsets), values[:, None]).float()
+
+    @torch.no_grad()
+    def of_values(self, places: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        """phi (K, T, P, R) of objects at K places (K, 2), each with T choices of attributes (K, T, D - 2)."""
+        offsets = self.network.offsets(self.in_views(places))[:, None]  # (V K, 1, H, W, 2)
+        what = values.repeat(len(self.views), 1, 1)[:, :, None, None]  # (V K, T, 1, 1, D - 2)
+        return self.side_by_side(self.network.phi_at(offsets, what).float().flatten(2, 3))
 
     @torch.no_grad()
     def of_grid(self, conds: torch.Tensor) -> torch.Tensor:
