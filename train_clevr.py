@@ -10,29 +10,28 @@ from functools import partial
 from typing import Any
 
 from igm import say
-from igm.cli.labels import ObjectLabels
+from igm.cli.labels import TrainingLabels
 from igm.cli.launch import run
 from igm.cli.training import or_training, read_training
 from igm.data import DataError
 from igm.data.varied import NOTHING, Forgetting, Variation, VariedScenes
 from igm.facts import Facts
-from igm.settings import int_range, positive, setting, share
+from igm.settings import int_range, positive, setting
 from igm.tasks import find_task
 from igm.training.settings import DataSettings
 from igm.training.start import start_training
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClevrData(ObjectLabels, DataSettings):
+class ClevrData(TrainingLabels, DataSettings):
     """Which scenes are trained on."""
 
     split: str = setting("train", "scenes to train on, such as CoGenT's trainA; its val split (valA) is held out")
     object_counts: tuple[int, int] = setting((3, 5), "objects per training scene", kind=int_range)
     max_images: int = setting(50_000, "at most so many scenes, as published", kind=positive)
-    vary: float | None = setting(None, "share of the pictures with other colours and framings", kind=share)
 
 
-def load_data(data: ClevrData, forgetting: Forgetting, mistakes: bool) -> tuple[Any, Any, Facts]:
+def load_data(data: ClevrData, forgetting: Forgetting, contrasts: bool) -> tuple[Any, Any, Facts]:
     """Training scenes (some attributes made unknown), those of the validation pictures (or training ones), facts."""
     root, counts = data.dataset_root, data.object_counts
     kind, own = data.find(root, "positions")
@@ -42,11 +41,12 @@ def load_data(data: ClevrData, forgetting: Forgetting, mistakes: bool) -> tuple[
         say(note)
     objects = bool(own.pop("fields", None))  # the checkpoint's vocabulary says which, below
     facts = Facts(task="objects" if objects else "positions", mirrored=data.flip, **dataset.facts())
+    mistaken = data.mistaken(facts, contrasts)
     opener = partial(kind, max_images=100, **own)
     val = data.split.replace("train", "val") if "train" in data.split else "val"
     held_out = partial(find_task(facts.task).open, facts, False, opener, root, val, counts)
     if data.vary or (objects and forgetting != NOTHING):
-        dataset = VariedScenes(dataset, Variation(share=data.vary or 0.0), forgetting, mistakes=mistakes)
+        dataset = VariedScenes(dataset, Variation(share=data.vary or 0.0), forgetting, mistaken=mistaken)
     return dataset, or_training(dataset, held_out), facts
 
 

@@ -88,6 +88,15 @@ class ObjectDataset(PositionDataset):
         known = {value: number for number, value in enumerate(self.vocabulary[name])}
         return np.array([known.get(value, -1) for value in own] + [-1])[self.index[f"{name}_codes"]]
 
+    def occurring(self) -> np.ndarray | None:
+        """What objects there are, each kind once, as blocks (N, D - 2); None where every combination of values occurs."""
+        objects = np.concatenate(
+            [np.arange(own.start, own.stop) for own in map(self.objects_of, range(len(self.rows)))]
+        )
+        kinds = np.unique(np.stack([self.codes(name)[objects] for name in self.vocabulary], axis=1), axis=0)  # (N, F)
+        every = math.prod(map(len, self.vocabulary.values()))
+        return encode_object(kinds, self.vocabulary) if len(kinds) < every else None
+
     def check_fields(self, source: str = "") -> None:
         """Raise DataError if an object of these pictures lacks an asked field, or a value is not in the vocabulary."""
         for name in self.vocabulary:

@@ -3,6 +3,7 @@
 A network that has seen these finds objects in pictures of other cameras and generators, too; see the card of clevr-mini.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from igm.data.dataset import Item
 from igm.data.framing import Frame, cut
 from igm.data.images import decode_image, squeezed, to_range
+from igm.data.objects import ObjectDataset
 from igm.data.positions import PositionDataset
 from igm.data.vocabulary import Vocabulary, blocks, forget, mistake
 
@@ -54,7 +56,7 @@ class VariedScenes(torch.utils.data.Dataset):
     """A dataset whose pictures were all decoded once, and can be varied: `varied` draws a variation, indexing gives none.
 
     Where its conditions hold attributes, `varied` makes some unknown (`Forgetting`), and the colour where it changed it;
-    with `mistakes`, its items also have `mistaken` (K, D): each object with one wrong value.
+    with attributes that are `mistaken`, its items also have `mistaken` (K, D): each object with one wrong value of these.
 
     Memory: 3 bytes per pixel of the files, and of the resized pictures (520 MB for 6,000 of 192x128).
     """
@@ -65,11 +67,12 @@ class VariedScenes(torch.utils.data.Dataset):
         variation: Variation,
         forgetting: Forgetting | None = None,
         *,
-        mistakes: bool = False,
+        mistaken: Sequence[str] = (),
     ):
         self.dataset, self.variation, self.forgetting = dataset, variation, forgetting or Forgetting()
-        self.mistakes = mistakes
         self.vocabulary: Vocabulary = getattr(dataset, "vocabulary", {})
+        self.mistaken = mistaken
+        self.occurring = dataset.occurring() if isinstance(dataset, ObjectDataset) and mistaken else None
         self.num_skipped, self.resolution = dataset.num_skipped, dataset.resolution
         paths = [dataset.path_of(i) for i in range(len(dataset.files))]
         self.pictures = [np.array(decode_image(path)) for path in paths]  # (H, W, 3) uint8 each
@@ -112,8 +115,8 @@ class VariedScenes(torch.utils.data.Dataset):
         if self.vocabulary:
             block = self.forgetting.block if len(self.vocabulary) > 1 else 0.0
             item["conds"] = forget(item["conds"], self.vocabulary, rng, self.forgetting.whole, block)
-            if self.mistakes:
-                item["mistaken"] = mistake(item["conds"], self.vocabulary, rng)
+            if self.mistaken:
+                item["mistaken"] = mistake(item["conds"], self.vocabulary, rng, self.mistaken, self.occurring)
         return item
 
     def with_new_look(self, i: int, rng: np.random.Generator) -> Item:

@@ -4,13 +4,14 @@ A condition of a whole object is (x, y, shape ..., color ..., ...): a position, 
 has values, 1 for the object's own and 0 for the others. A block of zeros says that the value is unknown.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
 
 FIELDS = ("shape", "color", "material", "size")  # of CLEVR's scenes, in the order of the blocks
 LONGEST = 100  # characters of a value
+TRIES = 50  # to draw a wrong value that occurs
 Vocabulary = Mapping[str, tuple[str, ...]]  # the values of each attribute, in the order of the numbers
 
 
@@ -60,16 +61,34 @@ def forget(
     return conds * known
 
 
-def mistake(conds: torch.Tensor, vocabulary: Vocabulary, rng: np.random.Generator) -> torch.Tensor:
+def mistake(
+    conds: torch.Tensor,
+    vocabulary: Vocabulary,
+    rng: np.random.Generator,
+    fields: Collection[str] | None = None,
+    occurring: np.ndarray | None = None,
+) -> torch.Tensor:
     """Conditions (K, D) in which one known value of each object is another one; as they are where there is no other.
 
-    The attribute, and the wrong value, are drawn uniformly.
+    The attribute, and the wrong value, are drawn uniformly, again where such an object does not occur.
+
+    Args:
+        fields: the attributes that are mistaken. None: all.
+        occurring: blocks (N, D - 2) of the objects that there are; others would teach a network which objects occur, not
+            what tells values apart. None: every object occurs.
     """
-    wrong, parts = conds.clone(), [part for name, part in blocks(vocabulary) if len(vocabulary[name]) > 1]
+    wrong = conds.clone()
+    parts = [
+        part for name, part in blocks(vocabulary) if len(vocabulary[name]) > 1 and (fields is None or name in fields)
+    ]
     for row, told in enumerate(conds.numpy()):
-        if known := [part for part in parts if told[part].any()]:
-            part = known[int(rng.integers(len(known)))]
-            wrong[row, part] = conds[row, part].roll(int(rng.integers(1, part.stop - part.start)))
+        known = [part for part in parts if told[part].any()]
+        for _ in range(TRIES if known else 0):
+            part, other = known[int(rng.integers(len(known)))], told.copy()
+            other[part] = np.roll(told[part], int(rng.integers(1, part.stop - part.start)))
+            if occurring is None or (occurring @ other[2:]).max() == other[2:].sum():
+                wrong[row] = torch.from_numpy(other)
+                break
     return wrong
 
 

@@ -14,7 +14,9 @@ from test_training import assert_equal
 from igm.composition import pack
 from igm.data.clevr import Clevr
 from igm.data.varied import Forgetting, Variation, VariedScenes
-from igm.data.vocabulary import blocks, mistake
+from igm.data.vocabulary import blocks, encode_object, mistake
+from igm.models.denoiser import Denoiser
+from igm.models.separable import SeparableUNet
 from igm.objective import CONTRAST_SCALE, Noise, composed_error
 from igm.training.batches import NUM_BUCKETS
 from igm.training.compositional import CompositionalLearner
@@ -51,6 +53,25 @@ def test_one_known_value_of_each_object_becomes_another():
     assert torch.equal(mistake(alike, {"shape": ("cube",)}, rng), alike)
 
 
+def test_what_does_not_occur_is_no_mistake():
+    """Of the kinds of shape and colour alone, (0, 0), (0, 2) and (1, 1) occur."""
+    rng, occurring = np.random.default_rng(0), encode_object(np.array([(0, 0), (0, 2), (1, 1)]), VOCABULARY)
+    conds = scene((0, 2), (1, 1), (0, None))
+    seen = {
+        tuple(map(tuple, mistake(conds, VOCABULARY, rng, None, occurring)[:3, 2:].int().tolist())) for _ in range(100)
+    }
+    first, second, third = scene((0, 0), (1, 1), (1, None))[:3, 2:].int().tolist()
+    assert seen == {(tuple(first), tuple(second), tuple(third))}  # of the second object nothing may be mistaken
+
+
+def test_attributes_that_are_not_named_are_never_mistaken():
+    conds, rng = scene((0, 2), (1, None)), np.random.default_rng(0)
+    for _ in range(50):
+        wrong = mistake(conds, VOCABULARY, rng, ("color",))
+        assert torch.equal(wrong[:, :4], conds[:, :4]) and not torch.equal(wrong[0], conds[0])
+        assert torch.equal(wrong[1], conds[1])  # its colour is unknown
+
+
 def batch_of(conds, mask, mistaken, x_0, noise, static_shapes=False):
     """A batch of items (B, ...), and its noise."""
     items = [
@@ -65,11 +86,16 @@ def batch_of(conds, mask, mistaken, x_0, noise, static_shapes=False):
 @pytest.mark.parametrize("static_shapes", [False, True])
 def test_the_loss_is_that_of_compositions_apart(make_denoiser, kind, static_shapes):
     denoiser, g = make_denoiser(kind), torch.Generator().manual_seed(0)
-    conds, mask = torch.rand(3, 4, 2, generator=g), torch.tensor([[1.0, 1, 0, 0], [1, 1, 1, 0], [1, 0, 0, 0]])
+    kept = 0
+    if kind == "separable_unet":  # of whole objects: places stay, as in `mistake`
+        kept, network = 2, SeparableUNet(**{n: v for n, v in SEPARABLE_UNET.items() if n[0] != "_"} | {"cond_size": 7})
+        denoiser = Denoiser(network, denoiser.scheduler)
+    conds = torch.rand(3, 4, denoiser.cond_size, generator=g)
+    mask = torch.tensor([[1.0, 1, 0, 0], [1, 1, 1, 0], [1, 0, 0, 0]])
     mistaken = conds.clone()
     places = [(0, 0), (0, 1), (1, 2)]  # of mistakes; the third image knows of none
     for place in places:
-        mistaken[place] = torch.rand(2, generator=g)
+        mistaken[place][kept:] = 5 * torch.rand(denoiser.cond_size - kept, generator=g)
     x_0, eps = torch.randn(2, 3, 4, 8, 8, generator=g)
     noise = Noise(torch.tensor([10, 400, 900]), eps)
     batch = batch_of(conds, mask, mistaken, x_0, noise, static_shapes)
@@ -101,16 +127,27 @@ def test_a_batch_that_knows_of_no_mistake_has_the_plain_loss(make_denoiser, stat
 
 
 def test_items_hold_mistakes_where_they_are_asked_for(tmp_path):
-    write_scenes(tmp_path, "train", [3, 4])
+    """Each known object is told from one that is like some object of the scenes, as far as its values are known."""
+    write_scenes(tmp_path, "train", [3, 4, 5] * 4)
     dataset = Clevr(tmp_path, "train", (3, 5), resolution=16, fields=("all",))
-    plain, asked = (
-        VariedScenes(dataset, Variation(), Forgetting(0, 0.3), mistakes=mistakes) for mistakes in (False, True)
+    things = torch.cat([dataset[i]["conds"][dataset[i]["mask"] > 0, 2:] for i in range(len(dataset))])  # (N, D - 2)
+    plain, asked, sizes = (
+        VariedScenes(dataset, Variation(), Forgetting(0, 0.3), mistaken=mistaken)
+        for mistaken in ((), tuple(dataset.vocabulary), ("size",))
     )
-    for i in (0, 1):
-        one, other = (own.varied(i, np.random.default_rng(i)) for own in (plain, asked))
+    for i in range(len(dataset)):
+        one, other, of_size = (own.varied(i, np.random.default_rng(i)) for own in (plain, asked, sizes))
         assert "mistaken" not in one and torch.equal(one["conds"], other["conds"])
-        wrong = (other["mistaken"] != other["conds"]).any(1)  # (K,)
-        assert wrong.any() and torch.equal(wrong, other["conds"][:, 2:].any(1))
+        for row, (true, wrong) in enumerate(zip(other["conds"], other["mistaken"], strict=True)):
+            (changed,) = (true != wrong).nonzero(as_tuple=True)
+            assert len(changed) in (0, 2) and bool((changed > 1).all())
+            agrees = things @ wrong[2:] == wrong[2:].sum()  # (N,)
+            assert bool(agrees.any()) or row >= other["mask"].sum()
+            assert set((of_size["mistaken"][row] != of_size["conds"][row]).nonzero()[:, 0].tolist()) in (
+                set(),
+                {len(true) - 2, len(true) - 1},
+            )
+        assert not torch.equal(other["mistaken"], other["conds"])
 
 
 @pytest.fixture
@@ -150,3 +187,7 @@ def test_where_nothing_can_be_mistaken(arguments, tmp_path, run_main, training_a
     check_refused(code, err, "--contrast", "0 to")
     code, _, err = run_main("train_clevr", *arguments(unet_config=None), "--learner", "drawing", "--dry_run")
     assert "--contrast has no effect on --learner drawing" in err
+    code, _, err = run_main("train_clevr", *arguments(), "--contrast_fields", "size", "color")
+    check_refused(code, err, "--contrast_fields color", "shape, size")
+    code, _, err = run_main("train_clevr", *arguments(contrast=None), "--contrast_fields", "size")
+    assert code == 0 and "--contrast_fields has no effect without --contrast" in err

@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from igm import warn
 from igm.data import DataError, find_dataset
+from igm.facts import Facts
 from igm.settings import Settings, setting, share
 
 OWN_LABELS = "labels of one's own (metadata.jsonl, metadata.csv, COCO)"
@@ -67,3 +69,25 @@ class ObjectLabels(PointLabels):
     def given(self) -> dict[str, Any]:
         """Also the fields."""
         return {**super().given(), "fields": self.fields}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingLabels(ObjectLabels):
+    """What a training on such scenes can be told."""
+
+    vary: float | None = setting(None, "share of the pictures with other colours and framings", kind=share)
+    contrast_fields: tuple[str, ...] = setting((), "attributes that --contrast mistakes (default: all)", nargs="+")
+
+    def mistaken(self, facts: Facts, contrasts: bool) -> tuple[str, ...]:
+        """The attributes that are mistaken in training; none where it has no contrast.
+
+        Raises:
+            DataError: one is asked for that objects are not learnt with.
+        """
+        if self.contrast_fields and not contrasts:
+            warn("--contrast_fields has no effect without --contrast")
+        known = tuple(facts.vocabulary or ()) if contrasts else ()
+        if contrasts and (unknown := [name for name in self.contrast_fields if name not in known]):
+            mend = f"name some of {', '.join(known)}" if known else "there are no --fields"
+            raise DataError(f"--contrast_fields {unknown[0]}: objects are not learnt with it; {mend}")
+        return (self.contrast_fields or known) if contrasts else ()
