@@ -231,7 +231,7 @@ class ObjectModel(PositionModel):
     asks = ("objects", "positions")
 
     def find(self, picture: Picture, num_objects: int | None = None, **attributes: Any) -> list[SceneObject]:
-        """Where is the red cube? The objects that are likelier than not what is asked for, the surest first.
+        """Where is the red cube? The objects that are likelier than not what is asked for, the surest (to 0.001) first.
 
         Args:
             attributes: some of an object's, such as color="red", shape="cube", or digit=3.
@@ -241,7 +241,7 @@ class ObjectModel(PositionModel):
         """
         attributes = as_attributes(attributes, self.model.facts.vocabulary or {})
         each = [(own, own.likely(**attributes)) for own in self(picture, num_objects).objects]
-        return [own for own, sure in sorted(each, key=lambda pair: -pair[1]) if sure >= 0.5]
+        return [own for own, sure in sorted(each, key=lambda pair: -round(pair[1], 3)) if sure >= 0.5]
 
     def ask(self, picture: Picture, positions: Any, **settings: Any) -> list[SceneObject]:
         """What is at (x, y)? The objects at some positions, in [0, 1] of the picture, whatever else it shows.

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -46,6 +47,7 @@ from igm.models.codec import PatchPCA
 from igm.models.denoiser import Denoiser
 from igm.models.separable import SeparableUNet
 from igm.tasks import find_task
+from igm.tasks.objects import SceneObject
 
 VOCABULARY = {"shape": ("cube", "sphere"), "color": ("blue", "red", "yellow")}
 SETTINGS = PursuitSettings(
@@ -354,6 +356,15 @@ def test_partial_questions(denoiser):
                 model.ask(picture, places)
     finally:
         denoiser.codec = before
+
+
+def test_what_is_found_comes_the_surest_first_and_otherwise_as_in_the_scene(denoiser, monkeypatch):
+    """Rounding, which differs from one processor to another, decides nothing."""
+    sure = [0.99999994, 0.4, 0.7, 0.99999997, 0.8]
+    objects = [SceneObject((i / 10, 0.5), {}, None, {"color": {"red": own}}) for i, own in enumerate(sure)]
+    monkeypatch.setattr(ObjectModel, "__call__", lambda self, picture, number=None: SimpleNamespace(objects=objects))
+    found = ObjectModel(denoiser).find(None, color="red")
+    assert [round(10 * own.position[0]) for own in found] == [0, 3, 4, 2]
 
 
 def test_attributes_lower_the_error_of_a_set(denoiser):
