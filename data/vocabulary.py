@@ -70,7 +70,7 @@ def mistake(
 ) -> torch.Tensor:
     """Conditions (K, D) in which one known value of each object is another one; as they are where there is no other.
 
-    The attribute, and the wrong value, are drawn uniformly, again where such an object does not occur.
+    The attribute, and the wrong value, are drawn uniformly, `TRIES` times at most where such an object does not occur.
 
     Args:
         fields: the attributes that are mistaken. None: all.

@@ -130,9 +130,10 @@ class LocalConcepts:
         if replacements is None:
             return self.compose(shared, compose(self.phi_last(conds), weights, index, len(x_t)).movedim(-1, 1))
         others, replaced = replacements
-        own, change = self.phi_and_changes(conds, weights, others, replaced)
-        m = torch.zeros_like(own[:1]).expand(len(x_t), -1, -1, -1).index_add(0, index, own)  # (B, H, W, R)
-        return self.compose(shared, m.movedim(-1, 1)), self.change(shared, change, index[replaced])
+        own, of_m = self.phi_and_changes(conds, others, replaced)
+        m = compose(own, weights, index, len(x_t)).movedim(-1, 1)  # (B, R, H, W)
+        changes = self.change(shared, of_m, index[replaced])  # (Q, C, H, W)
+        return self.compose(shared, m), weights[replaced, None, None, None].to(changes) * changes
 
     @property
     def composition(self) -> str:
@@ -174,18 +175,18 @@ class LocalConcepts:
         return phi.mul_(self.near(offsets).to(phi))
 
     def phi_and_changes(
-        self, conds: torch.Tensor, weights: torch.Tensor, others: torch.Tensor, replaced: torch.Tensor
+        self, conds: torch.Tensor, others: torch.Tensor, replaced: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """a_k phi(c_k) (P, H, W, R), and by how much those of `replaced` (Q,) change with attributes of others (Q, D).
+        """`phi_last` (P, H, W, R), and by how much that of `replaced` (Q,) changes with the attributes of others (Q, D).
 
-        What a place alone says enters both, and the change is taken before the last window scales it: half the time of
-        phi for both.
+        What a place alone says is computed once for both. The change is taken before the window scales it, which
+        rounds less in bfloat16 than the difference of scaled numbers.
         """
         offsets = self.offsets(conds)
         place = self.place(offsets)  # (P, H, W, hidden)
         own = self.layers(place + self.said(conds[:, None, None, 2:]))  # (P, H, W, R)
         theirs = self.layers(place.index_select(0, replaced).add_(self.said(others[:, None, None, 2:])))  # (Q, H, W, R)
-        near = (self.near(offsets) * weights[:, None, None, None]).to(own)  # (P, H, W, 1)
+        near = self.near(offsets).to(own)  # (P, H, W, 1)
         change = theirs.sub_(own.index_select(0, replaced)).mul_(near.index_select(0, replaced))
         return own.mul_(near), change
 
@@ -275,7 +276,7 @@ class SeparableUNet(LocalConcepts, SeparableTrunk):
 
         The same as differentiating `phi`, at a tenth of the time of automatic differentiation.
         """
-        offsets = (self.grid[None].to(conds.dtype) - conds[:, :2, None, None]).movedim(1, -1)  # (P, H, W, 2)
+        offsets = self.offsets(conds)  # (P, H, W, 2)
         kept = conds[:, None, None, 2:].expand(*offsets.shape[:3], -1)  # (P, H, W, D - 2): the same at each place
         widths = torch.tensor(self.config.windows, dtype=conds.dtype, device=conds.device)
         u, v = (offsets[..., None] / widths[:, None].T).unbind(-2)  # (P, H, W, S) each
@@ -288,7 +289,7 @@ class SeparableUNet(LocalConcepts, SeparableTrunk):
                   for unit, by in zip(torch.eye(2).to(offsets), (by_u, by_v), strict=True)]  # fmt: skip
         value = torch.cat([offsets, (window[..., None] * powers).flatten(-2), kept], -1)  # (P, H, W, F)
         slope = torch.stack(slopes, 1)  # (P, 2, H, W, F)
-        near = torch.exp(-offsets.square().sum(-1, keepdim=True) / (2 * self.config.reach**2))  # (P, H, W, 1)
+        near = self.near(offsets)  # (P, H, W, 1)
         for layer in self.where:
             if isinstance(layer, nn.Linear):
                 value, slope = layer(value), slope @ layer.weight.T

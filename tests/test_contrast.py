@@ -148,6 +148,13 @@ def test_items_hold_mistakes_where_they_are_asked_for(tmp_path):
                 {len(true) - 2, len(true) - 1},
             )
         assert not torch.equal(other["mistaken"], other["conds"])
+    every = Clevr(tmp_path, "train", (3, 5), resolution=16, fields=("shape", "size"))  # all six combinations occur
+    asked = VariedScenes(every, Variation(), Forgetting(0, 0.3), mistaken=("shape", "size"))
+    assert asked.occurring is None
+    for i in range(len(every)):
+        other = asked.varied(i, np.random.default_rng(i))
+        wrong = (other["mistaken"] != other["conds"]).any(1)  # (K,)
+        assert wrong.any() and torch.equal(wrong, other["conds"][:, 2:].any(1))
 
 
 @pytest.fixture
