@@ -251,6 +251,14 @@ def unique_ids(files: Sequence[str]) -> list[str]:
     return [printable(own) for own in ids]
 
 
+def can_be_path(name: str) -> bool:
+    """Whether a file system can be asked for a name: JSON may say halves of characters, which no file's name has."""
+    try:
+        return b"\0" not in os.fsencode(name) and len(name) <= 1000
+    except UnicodeEncodeError:
+        return False
+
+
 def locate_file(folder: Path, name: str, listed: str) -> str:
     """The name, in a folder, of the image that a file lists: perhaps by a path of another machine, or of Windows.
 
@@ -264,7 +272,7 @@ def locate_file(folder: Path, name: str, listed: str) -> str:
         DataError: it is empty, cannot be a file's name, or leads out of the folder.
     """
     parts = name.replace("\\", "/").split("/")
-    if parts[-1] in ("", ".") or "\0" in name or ".." in parts or max(map(len, parts)) > 255 or len(name) > 1000:
+    if parts[-1] in ("", ".") or ".." in parts or max(map(len, parts)) > 255 or not can_be_path(name):
         raise DataError(
             f"{listed}: {shown(name)} is not the name of an image in {folder}; write its name in that folder"
         )

@@ -30,9 +30,9 @@ def blocks(vocabulary: Vocabulary) -> Iterator[tuple[str, slice]]:
 
 def encode_object(codes: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
     """Blocks (K, D - 2) float32 of K objects from the numbers (K, F) of their values, -1 where unknown."""
-    parts = [np.eye(len(values), dtype=np.float32)[own] * (own >= 0)[:, None]
-             for own, values in zip(codes.T, vocabulary.values(), strict=True)]  # fmt: skip
-    return np.concatenate(parts, axis=1) if parts else np.zeros((len(codes), 0), dtype=np.float32)
+    sizes = [len(values) for values in vocabulary.values()]
+    numbers = np.array([number for size in sizes for number in range(size)])
+    return (np.repeat(codes, sizes, axis=1) == numbers).astype(np.float32)
 
 
 def decode_objects(conds: torch.Tensor, vocabulary: Vocabulary) -> list[dict[str, str | None]]:
@@ -55,9 +55,9 @@ def forget(
     if rng.random() < whole:
         known[:, 2:] = 0
     else:
-        dropped = torch.from_numpy(rng.random((len(conds), len(vocabulary))) < block)  # (K, F)
-        for number, (_, part) in enumerate(blocks(vocabulary)):
-            known[:, part] = (~dropped[:, number, None]).to(conds)
+        dropped = rng.random((len(conds), len(vocabulary))) < block  # (K, F)
+        sizes = [len(values) for values in vocabulary.values()]
+        known[:, 2:] = torch.from_numpy(np.repeat(~dropped, sizes, axis=1))
     return conds * known
 
 
@@ -81,11 +81,13 @@ def mistake(
     parts = [
         part for name, part in blocks(vocabulary) if len(vocabulary[name]) > 1 and (fields is None or name in fields)
     ]
+    has = [np.any(conds.numpy()[:, part], axis=1) for part in parts]  # of each attribute, which objects' is known
     for row, told in enumerate(conds.numpy()):
-        known = [part for part in parts if told[part].any()]
+        known = [part for part, own in zip(parts, has, strict=True) if own[row]]
         for _ in range(TRIES if known else 0):
             part, other = known[int(rng.integers(len(known)))], told.copy()
-            other[part] = np.roll(told[part], int(rng.integers(1, part.stop - part.start)))
+            by = int(rng.integers(1, part.stop - part.start))
+            other[part] = np.concatenate([told[part][-by:], told[part][:-by]])
             if occurring is None or (occurring @ other[2:]).max() == other[2:].sum():
                 wrong[row] = torch.from_numpy(other)
                 break

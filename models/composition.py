@@ -4,6 +4,6 @@ import torch
 
 
 def compose(predictions: torch.Tensor, weights: torch.Tensor, index: torch.Tensor, num_images: int) -> torch.Tensor:
-    """f_w = sum_k w_k f_k: predictions (P, ...), weights (P,), index (P,) -> (num_images, ...)."""
-    weighted = predictions * weights.view(-1, *[1] * (predictions.ndim - 1)).to(predictions)
-    return weighted.new_zeros(num_images, *predictions.shape[1:]).index_add(0, index, weighted)
+    """f_w = sum_k w_k f_k: predictions (P, ...), weights (P,) or of each place, index (P,) -> (num_images, ...)."""
+    weighted = predictions * weights.view(*weights.shape, *[1] * (predictions.ndim - weights.ndim)).to(predictions)
+    return weighted.new_zeros(num_images, *weighted.shape[1:]).index_add(0, index, weighted)

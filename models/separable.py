@@ -127,13 +127,26 @@ class LocalConcepts:
         shared = self.encode(x_t, t)
         if weights is None:
             return self.decode(shared, conds, index)
+        offsets = self.offsets(conds)  # (P, H, W, 2)
+        maps, weights = self.maps(offsets), weights[:, None, None, None] * self.near(offsets)  # (P, H, W, .)
+        own = self.hidden(self.place(maps).add_(self.said(conds[:, None, None, 2:])))  # (P, H, W, hidden)
+        composed = self.compose(shared, self.total(own, weights, index, len(x_t)))
         if replacements is None:
-            return self.compose(shared, compose(self.phi_last(conds), weights, index, len(x_t)).movedim(-1, 1))
+            return composed
         others, replaced = replacements
-        own, of_m = self.phi_and_changes(conds, others, replaced)
-        m = compose(own, weights, index, len(x_t)).movedim(-1, 1)  # (B, R, H, W)
+        theirs = self.hidden(self.place(maps[replaced]).add_(self.said(others[:, None, None, 2:])))  # (Q, H, W, hidden)
+        of_m = F.linear(theirs.sub_(own.index_select(0, replaced)), self.last.weight)  # (Q, H, W, R)
         changes = self.change(shared, of_m, index[replaced])  # (Q, C, H, W)
-        return self.compose(shared, m), weights[replaced, None, None, None].to(changes) * changes
+        return composed, weights[replaced].movedim(-1, 1).to(changes) * changes  # C numbers are scaled, not R
+
+    def total(self, own: torch.Tensor, weights: torch.Tensor, index: torch.Tensor, num_images: int) -> torch.Tensor:
+        """m = sum_k a_k phi(c_k): `hidden` of concepts (P, H, W, hidden), a_k times `near` (P, H, W, 1) -> (B, R, H, W).
+
+        The last layer is linear, so that it is applied to a sum, not to each concept.
+        """
+        summed = F.linear(compose(own, weights, index, num_images), self.last.weight)  # (B, H, W, R)
+        shares = compose(weights, torch.ones_like(index), index, num_images)  # (B, H, W, 1)
+        return (summed + shares * self.last.bias).movedim(-1, 1)
 
     @property
     def composition(self) -> str:
@@ -156,11 +169,7 @@ class LocalConcepts:
 
     def phi(self, conds: torch.Tensor) -> torch.Tensor:
         """The R numbers of each concept (P, D) at each place: (P, R, H, W), twice differentiable in the concept."""
-        return self.phi_last(conds).movedim(-1, 1)
-
-    def phi_last(self, conds: torch.Tensor) -> torch.Tensor:
-        """phi (P, H, W, R) in its own layout, in which concepts add up several times faster."""
-        return self.phi_at(self.offsets(conds), conds[:, None, None, 2:])
+        return self.phi_at(self.offsets(conds), conds[:, None, None, 2:]).movedim(-1, 1)
 
     def offsets(self, conds: torch.Tensor) -> torch.Tensor:
         """From concepts (P, D) to each place: (P, H, W, 2)."""
@@ -171,35 +180,22 @@ class LocalConcepts:
 
         Both may be 1 in dimensions that the other has: what many concepts share is computed once.
         """
-        phi = self.layers(self.place(offsets) + self.said(what))
+        phi = self.last(self.hidden(self.place(self.maps(offsets)) + self.said(what)))
         return phi.mul_(self.near(offsets).to(phi))
 
-    def phi_and_changes(
-        self, conds: torch.Tensor, others: torch.Tensor, replaced: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """`phi_last` (P, H, W, R), and by how much that of `replaced` (Q,) changes with the attributes of others (Q, D).
-
-        What a place alone says is computed once for both. The change is taken before the window scales it, which
-        rounds less in bfloat16 than the difference of scaled numbers.
-        """
-        offsets = self.offsets(conds)
-        place = self.place(offsets)  # (P, H, W, hidden)
-        own = self.layers(place + self.said(conds[:, None, None, 2:]))  # (P, H, W, R)
-        theirs = self.layers(place.index_select(0, replaced).add_(self.said(others[:, None, None, 2:])))  # (Q, H, W, R)
-        near = self.near(offsets).to(own)  # (P, H, W, 1)
-        change = theirs.sub_(own.index_select(0, replaced)).mul_(near.index_select(0, replaced))
-        return own.mul_(near), change
-
-    def place(self, offsets: torch.Tensor) -> torch.Tensor:
-        """What the first layer makes (..., hidden) of the maps at places that lie `offsets` (..., 2) away."""
+    def maps(self, offsets: torch.Tensor) -> torch.Tensor:
+        """What phi sees at places that lie `offsets` (..., 2) away: these, and moments under each window (..., 2 + 6 S)."""
         dx, dy = offsets.unbind(-1)
         maps = [dx, dy]
         for width in self.config.windows:
             u, v = dx / width, dy / width
             window = torch.exp(-(u**2 + v**2) / 2)
             maps += [window, window * u, window * v, window * u * u, window * u * v, window * v * v]
-        stacked = torch.stack(maps, dim=-1).to(self.first.weight.dtype)  # (..., 2 + 6 S)
-        return F.linear(stacked, self.first.weight[:, : len(maps)], self.first.bias)
+        return torch.stack(maps, dim=-1).to(self.first.weight.dtype)
+
+    def place(self, maps: torch.Tensor) -> torch.Tensor:
+        """What the first layer makes of `maps` (..., 2 + 6 S): (..., hidden)."""
+        return F.linear(maps, self.first.weight[:, : maps.shape[-1]])
 
     @property
     def first(self) -> nn.Linear:
@@ -207,14 +203,20 @@ class LocalConcepts:
         layer: Any = self.where[0]
         return layer
 
-    def said(self, what: torch.Tensor) -> torch.Tensor:
-        """What the first layer makes of attributes (..., D - 2): (..., hidden)."""
-        weight = self.first.weight
-        return F.linear(what.to(weight.dtype), weight[:, weight.shape[1] - what.shape[-1] :])
+    @property
+    def last(self) -> nn.Linear:
+        """The last layer of phi, which makes the R numbers."""
+        layer: Any = self.where[-1]
+        return layer
 
-    def layers(self, first: torch.Tensor) -> torch.Tensor:
-        """What the other layers make of the first one's (..., hidden): (..., R)."""
-        return self.where[1:](first)
+    def said(self, what: torch.Tensor) -> torch.Tensor:
+        """What the first layer makes of attributes (..., D - 2), and its bias: (..., hidden)."""
+        weight = self.first.weight
+        return F.linear(what.to(weight.dtype), weight[:, weight.shape[1] - what.shape[-1] :], self.first.bias)
+
+    def hidden(self, first: torch.Tensor) -> torch.Tensor:
+        """What the layers between make of the first one's (..., hidden): (..., hidden)."""
+        return self.where[1:-1](first)
 
     def near(self, offsets: torch.Tensor) -> torch.Tensor:
         """The window (..., 1) on phi at places that lie `offsets` (..., 2) away."""

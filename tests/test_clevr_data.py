@@ -356,7 +356,7 @@ def test_names_with_the_folders_of_another_machine(tmp_path, prefix):
 
 
 @pytest.mark.parametrize(
-    "name", ["../secret.png", "..", "", "a\0b.png", "x" * 300 + ".png", "sub/", "train\\..\\..\\a.png"]
+    "name", ["../secret.png", "..", "", "a\0b.png", "x" * 300 + ".png", "sub/", "train\\..\\..\\a.png", "\ud800.png"]
 )
 def test_names_that_are_none_or_lead_outside(tmp_path, name):
     file = write_clevr(tmp_path, "train", [3, 4])

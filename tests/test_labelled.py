@@ -124,6 +124,7 @@ FAULTS = [
     ([GOOD, GOOD], ["rows 1 and 2", "a.png"]),
     ([{**GOOD, "file_name": "gone.png"}], ["line 1", "gone.png", "missing"]),
     ([{**GOOD, "file_name": "../a.png"}], ["line 1", "../a.png"]),
+    ([{**GOOD, "file_name": "\ud800.png"}], ["line 1", "ud800.png' is not the name of an image"]),
     ([{**GOOD, "width": 120, "height": 80}], ["line 1", "120 x 80", "60 x 40"]),
     ([{**GOOD, "split": "train"}, {**GOOD, "file_name": "b.png"}], ["line 2", "split is null"]),
     ([{**GOOD, "split": "dogs"}], ["line 1", "'dogs'"]),
