@@ -24,6 +24,9 @@ def test_indexing_gives_the_plain_items(scenes):
     for i in (0, len(scenes) - 1):  # a scene, and a mirror image
         torch.testing.assert_close(varied[i]["pixel_values"], scenes[i]["pixel_values"])
         assert torch.equal(varied[i]["conds"], scenes[i]["conds"])
+    for i in (-1, len(scenes)):  # no items; the last would get labels of its mirror image
+        with pytest.raises(IndexError):
+            varied[i]
 
 
 def test_a_variation_depends_on_its_generator_alone(scenes):
