@@ -126,6 +126,26 @@ def test_a_price_is_that_of_the_scene(quick):
     assert reading.price([message]) == reading.price(message)
 
 
+def test_one_thread_loads_all_models_and_asks_them(quick, monkeypatch):
+    threads = []
+
+    def watched(function):
+        return lambda *args, **named: threads.append(threading.current_thread().name) or function(*args, **named)
+
+    for module in (reading, labels):
+        monkeypatch.setattr(module, "load_model", watched(module.load_model))
+    monkeypatch.setattr(reading, "draw_scene", watched(reading.draw_scene))
+    monkeypatch.setattr(reading.SHELF, "get", watched(reading.SHELF.get))
+    for cached in (reading.model, reading.example, labels.faces, labels.animals):
+        cached.cache_clear()
+    serve.build().close()
+    key = scene.draw()[0]
+    scene.seek(key)
+    labels.draw_one_face()
+    reading.price({"key": key, "objects": []})
+    assert len(threads) >= 7 and set(threads) == {"computing_0"}
+
+
 @pytest.mark.parametrize(
     "change",
     [

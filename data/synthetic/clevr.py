@@ -245,13 +245,8 @@ def draw_scene(
     Raises:
         PlacementError: so many objects hid one another.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as in `_write_batch`
-    try:
-        scenes = sample_scenes([0], "page", num_objects, seed=seed)
-        pixels = rendering.render(make_batch(scenes), *resolution)[0]  # (H, W, 3)
-    finally:
-        torch.set_num_threads(threads)
+    scenes = sample_scenes([0], "page", num_objects, seed=seed)
+    pixels = rendering.render(make_batch(scenes), *resolution)[0]  # (H, W, 3)
     return Image.fromarray(pixels.numpy()), len(scenes[0]["objects"])
 
 

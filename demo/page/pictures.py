@@ -16,6 +16,8 @@ from igm.data import DataError
 from igm.data.images import decode_image, inspect_image
 from igm.models import ModelError
 
+from .turn import in_turn
+
 MOST_BYTES = 20 << 20
 MOST_PIXELS = 50_000_000
 UNLIKE = "This picture is unlike all that the model knows; what it says of it means little."
@@ -45,12 +47,12 @@ def opened(path: str | None) -> Image.Image:
 
 
 def spoken(handler: Callable) -> Callable:
-    """A handler whose mistakes are one sentence on the page."""
+    """A handler whose mistakes are one sentence on the page; it computes in turn."""
 
     @functools.wraps(handler)
     def wrapped(*args: Any) -> Any:
         try:
-            return handler(*args)
+            return in_turn(handler)(*args)
         except (UserError, DataError, ModelError) as error:
             raise gr.Error(
                 escape(str(error), quote=False), title="Not done", duration=15, print_exception=False

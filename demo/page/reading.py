@@ -17,6 +17,7 @@ from igm.tasks.positions import Scene
 
 from .pictures import as_url
 from .shelf import Shelf
+from .turn import in_turn
 
 MOST_OBJECTS = 12  # in a picture, on this page
 DRAWN = (3, 8)  # objects of a random scene
@@ -125,6 +126,7 @@ def edited(payload: Any) -> tuple[Reading, Edit]:
     return reading, Edit(reading.measured.model, reading.measured.image, tuple(objects))
 
 
+@in_turn
 def price(payload: Any) -> dict[str, Any]:
     """The denoising error of an edited scene, or a sentence that says why there is none."""
     try:

@@ -12,6 +12,7 @@ from . import edit, labels, scene
 from . import reading as readings
 from .board import CSS
 from .pictures import MOST_BYTES
+from .turn import in_turn
 
 FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Liberation Sans", "sans-serif"]
 MONO = ["ui-monospace", "Consolas", "Liberation Mono", "monospace"]
@@ -21,12 +22,14 @@ HEAD = (
     "guesses of what it shows. The objects whose composition denoises it best are the answer.</p></div>"
 )
 HEAVY = {"concurrency_id": "model", "concurrency_limit": 1}  # one inference at a time; the others wait in line
+LOOKS = 0.01  # seconds between looks for what was asked
 KEPT = 3600  # seconds that uploaded files stay
 
 
 def build() -> gr.Blocks:
     """The page, its models loaded."""
-    readings.example()
+    for load in (readings.example, labels.animals):  # what the tabs are made from
+        in_turn(load)()
     with gr.Blocks(title="IGM", analytics_enabled=False, delete_cache=(600, KEPT)) as page:
         key = gr.State("", time_to_live=KEPT)
         gr.HTML(HEAD)
@@ -39,7 +42,9 @@ def build() -> gr.Blocks:
             labels.build_faces(HEAVY)
         with gr.Tab("Animals"):
             labels.build_animals(HEAVY)
-    return page.queue(max_size=64)
+    page.queue(max_size=64)
+    page._queue.sleep_when_free = LOOKS  # by itself a thousand a second, each of which stops what computes
+    return page
 
 
 def launch(page: gr.Blocks, **options: object) -> object:
