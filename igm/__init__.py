@@ -5,7 +5,7 @@ import sys
 
 __version__ = "0.2.0"
 
-# PyTorch on Linux then asks for large pages of memory; page faults took a tenth of a training step on a CPU.
+# PyTorch on Linux then asks for large pages of memory; page faults took nearly a tenth of a training step.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
