@@ -53,7 +53,7 @@ NOTHING = Forgetting(0, 0)  # for networks that are to say what an object is, an
 
 
 class VariedScenes(torch.utils.data.Dataset):
-    """A dataset that was read once, as a whole, and can be varied: `varied` draws a variation, indexing gives none.
+    """A dataset whose pictures were all decoded once, and can be varied: `varied` draws a variation, indexing gives none.
 
     Where its conditions hold attributes, `varied` makes some unknown (`Forgetting`), and the colour where it changed it;
     with attributes that are `mistaken`, its items also have `mistaken` (K, D): each object with one wrong value of these.
@@ -77,14 +77,15 @@ class VariedScenes(torch.utils.data.Dataset):
         paths = [dataset.path_of(i) for i in range(len(dataset.files))]
         self.pictures = [np.array(decode_image(path)) for path in paths]  # (H, W, 3) uint8 each
         self.small = [squeezed(picture, dataset.resolution) for picture in self.pictures]
-        self.annotations = [dataset.annotation(i) for i in range(len(dataset))]
+        self.annotations: dict[int, Item] = {}
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def annotation(self, i: int) -> Item:
-        """That of the dataset; its tensors are shared by all that is asked of item i."""
-        self.dataset.row_of(i)  # refuses what is none
+        """That of the dataset, read once: its tensors are shared by all that is asked of item i."""
+        if i not in self.annotations:
+            self.annotations[i] = self.dataset.annotation(i)
         return {**self.annotations[i]}
 
     def path_of(self, i: int) -> Path:

@@ -128,25 +128,25 @@ class LocalConcepts:
         if weights is None:
             return self.decode(shared, conds, index)
         offsets = self.offsets(conds)  # (P, H, W, 2)
-        maps, weights = self.maps(offsets), weights[:, None, None, None] * self.near(offsets)  # (P, H, W, .)
-        own = self.hidden(self.place(maps).add_(self.said(conds[:, None, None, 2:])))  # (P, H, W, hidden)
-        composed = self.compose(shared, self.total(own, weights, index, len(x_t)))
+        maps, amounts = self.maps(offsets), weights[:, None, None, None] * self.near(offsets)  # (P, H, W, .)
+        own = self.hidden(maps, conds[:, None, None, 2:])  # (P, H, W, hidden)
+        composed = self.compose(shared, self.total(own, amounts, index, len(x_t)))
         if replacements is None:
             return composed
         others, replaced = replacements
-        theirs = self.hidden(self.place(maps[replaced]).add_(self.said(others[:, None, None, 2:])))  # (Q, H, W, hidden)
+        theirs = self.hidden(maps[replaced], others[:, None, None, 2:])  # (Q, H, W, hidden)
         of_m = F.linear(theirs.sub_(own.index_select(0, replaced)), self.last.weight)  # (Q, H, W, R)
         changes = self.change(shared, of_m, index[replaced])  # (Q, C, H, W)
-        return composed, weights[replaced].movedim(-1, 1).to(changes) * changes  # C numbers are scaled, not R
+        return composed, amounts[replaced].movedim(-1, 1).to(changes) * changes  # C numbers are scaled, not R
 
-    def total(self, own: torch.Tensor, weights: torch.Tensor, index: torch.Tensor, num_images: int) -> torch.Tensor:
+    def total(self, own: torch.Tensor, amounts: torch.Tensor, index: torch.Tensor, num_images: int) -> torch.Tensor:
         """m = sum_k a_k phi(c_k): `hidden` of concepts (P, H, W, hidden), a_k times `near` (P, H, W, 1) -> (B, R, H, W).
 
         The last layer is linear, so that it is applied to a sum, not to each concept.
         """
-        summed = F.linear(compose(own, weights, index, num_images), self.last.weight)  # (B, H, W, R)
-        shares = compose(weights, torch.ones_like(index), index, num_images)  # (B, H, W, 1)
-        return (summed + shares * self.last.bias).movedim(-1, 1)
+        summed = F.linear(compose(own, amounts, index, num_images), self.last.weight)  # (B, H, W, R)
+        biases = compose(amounts, torch.ones_like(index), index, num_images)  # (B, H, W, 1), how many
+        return (summed + biases * self.last.bias).movedim(-1, 1)
 
     @property
     def composition(self) -> str:
@@ -178,9 +178,9 @@ class LocalConcepts:
     def phi_at(self, offsets: torch.Tensor, what: torch.Tensor) -> torch.Tensor:
         """phi (..., R) at places that lie `offsets` (..., 2) from a concept of attributes `what` (..., D - 2).
 
-        Both may be 1 in dimensions that the other has: what many concepts share is computed once.
+        Either may be 1 in dimensions that the other has: what many concepts share is computed once.
         """
-        phi = self.last(self.hidden(self.place(self.maps(offsets)) + self.said(what)))
+        phi = self.last(self.hidden(self.maps(offsets), what))
         return phi.mul_(self.near(offsets).to(phi))
 
     def maps(self, offsets: torch.Tensor) -> torch.Tensor:
@@ -192,10 +192,6 @@ class LocalConcepts:
             window = torch.exp(-(u**2 + v**2) / 2)
             maps += [window, window * u, window * v, window * u * u, window * u * v, window * v * v]
         return torch.stack(maps, dim=-1).to(self.first.weight.dtype)
-
-    def place(self, maps: torch.Tensor) -> torch.Tensor:
-        """What the first layer makes of `maps` (..., 2 + 6 S): (..., hidden)."""
-        return F.linear(maps, self.first.weight[:, : maps.shape[-1]])
 
     @property
     def first(self) -> nn.Linear:
@@ -209,14 +205,14 @@ class LocalConcepts:
         layer: Any = self.where[-1]
         return layer
 
-    def said(self, what: torch.Tensor) -> torch.Tensor:
-        """What the first layer makes of attributes (..., D - 2), and its bias: (..., hidden)."""
-        weight = self.first.weight
-        return F.linear(what.to(weight.dtype), weight[:, weight.shape[1] - what.shape[-1] :], self.first.bias)
+    def hidden(self, maps: torch.Tensor, what: torch.Tensor) -> torch.Tensor:
+        """What all layers but the last make of `maps` (..., 2 + 6 S) and attributes (..., D - 2): (..., hidden).
 
-    def hidden(self, first: torch.Tensor) -> torch.Tensor:
-        """What the layers between make of the first one's (..., hidden): (..., hidden)."""
-        return self.where[1:-1](first)
+        The first layer reads both apart, so that either may be 1 in dimensions that the other has.
+        """
+        by_place, by_attributes = self.first.weight.split([maps.shape[-1], what.shape[-1]], dim=1)
+        said = F.linear(what.to(by_attributes.dtype), by_attributes, self.first.bias)
+        return self.where[1:-1](F.linear(maps, by_place) + said)
 
     def near(self, offsets: torch.Tensor) -> torch.Tensor:
         """The window (..., 1) on phi at places that lie `offsets` (..., 2) away."""
